@@ -1,0 +1,154 @@
+"""Every check of the repository as a session; `nox` alone runs the tests as continuous integration does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+OLDEST_TYPED_PYTHON = (3, 11)
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+DJANGOS = ["4.2", "5.2", "6.0", "6.1"]
+PAIRS = [(python, django) for python in PYTHONS for django in DJANGOS if django < "6" or python >= "3.12"]
+LOWEST = [
+    "Django==4.2.*",
+    "celery==5.3.*",
+    "kombu==5.3.*",
+    "redis==5.0.*",
+    "rq==1.16.*",
+    "django-rq==2.10.2",
+]
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["tests"]
+nox.options.error_on_missing_interpreters = False
+
+# pyenv's interpreters are found without being activated, after whatever PATH already offers.
+os.environ["PATH"] = os.pathsep.join(
+    [os.environ.get("PATH", os.defpath), *map(str, sorted(Path.home().glob(".pyenv/versions/3.1*/bin")))]
+)
+# uv does not read pip's settings; who has set only pip's means both.
+for pip_name, uv_name in [
+    ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
+    ("PIP_EXTRA_INDEX_URL", "UV_INDEX"),
+    ("PIP_CERT", "SSL_CERT_FILE"),
+    ("PIP_DEFAULT_TIMEOUT", "UV_HTTP_TIMEOUT"),
+]:
+    if os.environ.get(pip_name):
+        os.environ.setdefault(uv_name, os.environ[pip_name])
+# uv brings certificates of its own, where pip trusts the system's; behind a company's proxy only those will do.
+SYSTEM_CERTIFICATES = ssl.get_default_verify_paths()
+if SYSTEM_CERTIFICATES.cafile or (SYSTEM_CERTIFICATES.capath and any(Path(SYSTEM_CERTIFICATES.capath).iterdir())):
+    os.environ.setdefault("UV_SYSTEM_CERTS", "1")
+
+
+def group(*names: str) -> list[str]:
+    """Returns the requirements of the dependency groups of these names."""
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Installs all packages as editable and the requirements in one command, so that they satisfy each other."""
+    editables = [argument for path in PACKAGES for argument in ("--editable", str(path))]
+    session.install(*editables, *requirements)
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Runs pytest on two workers; what is given after `--` comes last and so wins."""
+    session.run("python", "-m", "pytest", "-n", "2", *arguments, *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test but the chaos ones on real servers, in random order, and show branch coverage."""
+    install(session, *group("test"))
+    pytest(session, "--cov", "--cov-branch", "--cov-report=term:skip-covered")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill, freeze and flood real workers for minutes."""
+    install(session, *group("test"))
+    pytest(session, "-n", "0", "-m", "chaos")
+
+
+@nox.session
+@nox.parametrize(["python", "django"], PAIRS)
+def matrix(session: nox.Session, django: str) -> None:
+    """Run the tests on every supported pair of Python and Django; pairs without an interpreter are skipped."""
+    install(session, *group("test"), f"Django=={django}.*")
+    pytest(session)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Run the tests on the oldest supported version of everything."""
+    install(session, *group("test"), *LOWEST)
+    pytest(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting; `nox -s lint -- --fix` mends what can be mended."""
+    session.install(*group("lint"))
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Type-check the packages in strict mode."""
+    if sys.version_info < OLDEST_TYPED_PYTHON:
+        session.error(f"The type checker needs Python 3.11 or newer, found {THIS_PYTHON}.")
+    install(session, *group("types"))
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports point down the layers, and that adapters keep to what is documented."""
+    install(session, *group("imports"))
+    session.run("lint-imports", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, offline, with warnings as errors."""
+    install(session, *group("docs"))
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build every package's sdist, and its wheel from that sdist, and check both."""
+    session.install(*group("build"))
+    output = ROOT / "dist"
+    shutil.rmtree(output, ignore_errors=True)
+    for path in PACKAGES:
+        session.run("python", "-m", "build", "--outdir", str(output), str(path))
+    session.run("twine", "check", "--strict", *map(str, sorted(output.iterdir())))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run a migration over a small database and watch it in a browser; `-- --check` ends by itself."""
+    session.install("--editable", str(ROOT / "packages/massmigration-core"), *group("demo"))
+    session.run("python", "examples/demo/manage.py", "demo", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the engine against one raw SQL UPDATE of the same rows."""
+    install(session, *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)

@@ -1,0 +1,1 @@
+"""Data migrations for live Django databases: long-running, resumable, exactly once."""

@@ -1,0 +1,81 @@
+"""What operators can do. Each function takes a migration's key, `app_label:name`, and a database alias.
+
+Refusals are raised here or below, as subclasses of `MassMigrationError`, in the words that pages and commands show.
+"""
+
+from __future__ import annotations
+
+from massmigration import actors
+from massmigration.backends import handler, healing
+from massmigration.exceptions import AlreadyLaunched
+from massmigration.jobs import Job, JobKind
+from massmigration.loader import store
+from massmigration.models import MigrationRecord
+from massmigration.recorder import attempts, records
+from massmigration.states import Status
+
+DEFAULT = "default"
+
+
+def launch(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Start a migration in the background.
+
+    Raise `MigrationNotFound`, `BadMigrationFile`, `DatabaseNotAllowed`, `DependencyNotApplied`, or
+    `AlreadyLaunched` when it has a record already. A job that cannot be sent is an event, and is healed.
+    """
+    migration = store.get(key)
+    migration.check_db_alias(db_alias)
+    record = records.get(db_alias, key)
+    if record is not None:
+        raise AlreadyLaunched(records.already_launched(db_alias, record))
+    migration.check_dependencies(db_alias)
+    with actors.acting(actor):
+        migration.launch(db_alias)
+
+
+def pause(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Stop from the next batch on. Raise `InvalidTransition` unless it is queued or running."""
+    with actors.acting(actor) as who:
+        records.move(db_alias, key, Status.PAUSED, "pause", actor=who)
+
+
+def resume(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Go on after a pause. Raise `InvalidTransition` unless it is paused."""
+    with actors.acting(actor) as who:
+        record = records.resume(db_alias, key, actor=who)
+        _send_plan(db_alias, record)
+
+
+def cancel(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Give up, from the next batch on. Raise `InvalidTransition` unless it is queued, running or paused."""
+    with actors.acting(actor) as who:
+        records.move(db_alias, key, Status.CANCELLED, "cancel", actor=who)
+
+
+def retry(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Begin a new attempt where the last one ended. Raise `InvalidTransition` unless it failed or was cancelled.
+
+    Raise `BatchInFlight` when a batch of the old attempt does not end within `MASSMIGRATION_LOCK_WAIT`.
+    """
+    migration = store.get(key)
+    migration.check_dependencies(db_alias)
+    with actors.acting(actor) as who:
+        record = attempts.retry(db_alias, key, actor=who, source_hash=migration.source_hash)
+        _send_plan(db_alias, record)
+
+
+def heal(db_alias: str = DEFAULT) -> int:
+    """Send everything that is stuck again, and return how many jobs that were. Harmless at any time, in any number."""
+    return healing.heal(db_alias)
+
+
+def _send_plan(db_alias: str, record: MigrationRecord) -> None:
+    """A plan job sends whatever is not done, planned or not."""
+    job = Job(
+        kind=JobKind.PLAN,
+        key=record.key,
+        db_alias=db_alias,
+        attempt_id=str(record.attempt_id),
+        stage=record.stage,
+    )
+    handler.backend_of_job(record.key, record.backend).enqueue(job)

@@ -1,0 +1,18 @@
+"""The Django app."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class MassMigrationConfig(AppConfig):
+    """Mass migrations: data migrations that run beside the site."""
+
+    name = "massmigration"
+    verbose_name = "Mass migrations"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from massmigration.backends import launching  # models are not loaded before
+
+        launching.connect()

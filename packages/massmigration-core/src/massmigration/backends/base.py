@@ -1,0 +1,152 @@
+"""What an adapter implements. Everything else about running a migration is the core's."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, final
+
+from django.core.checks import CheckMessage
+from django.db import DatabaseError, InterfaceError, transaction
+from django.db.models import QuerySet
+
+from massmigration import actors, executor
+from massmigration.backends import healing
+from massmigration.conf import settings
+from massmigration.definitions.base import BaseMigration
+from massmigration.jobs import Delivery, Job, JobKind
+from massmigration.keyset import Keyset
+from massmigration.recorder import events, records
+from massmigration.sharding import Plan, cut
+
+logger = logging.getLogger(__name__)
+
+BUDGET_SHARE = 0.5
+"""The share of a hard time limit that a job's batches may use; the rest is for the last of them to end."""
+
+
+class BaseBackend(ABC):
+    """Carries jobs. Made once a process, with the setting `MASSMIGRATION_BACKEND_OPTIONS` as keyword arguments."""
+
+    supports_delay = False
+    """Can a job be held back before it is delivered?"""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def send(self, payload: str, delay: dt.timedelta | None) -> None:
+        """Hand `payload` to the queue, to reach `worker.perform(payload)` at least once.
+
+        `delay` is None unless `supports_delay`.
+        """
+
+    def send_all(self, payloads: Sequence[str], finish: str) -> None:
+        """Send the payloads of a stage's shards. `finish` may be sent when all are done; nothing depends on it."""
+        for payload in payloads:
+            self.send(payload, None)
+
+    def send_continuation(self, payload: str, delay: dt.timedelta | None) -> None:
+        """Send what goes on with the job being performed."""
+        self.send(payload, delay)
+
+    def stop_requested(self) -> bool:
+        """Whether this worker has been asked to shut down. Asked after every batch."""
+        return False
+
+    def hard_time_limit(self) -> dt.timedelta | None:
+        """When the queue ends a job by force; None: never."""
+        return None
+
+    def split(self, queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
+        """Cut a stage's queryset into about `count` ranges of its key."""
+        return cut(queryset, keyset, count)
+
+    def check(self) -> Iterable[CheckMessage]:
+        """System-check messages about this backend's configuration."""
+        return ()
+
+    @final
+    def enqueue(self, job: Job, *, delay: dt.timedelta | None = None) -> None:
+        """Send `job` once the surrounding transaction, if any, commits. A send that fails becomes an event."""
+        transaction.on_commit(partial(self._send, job, delay), using=job.db_alias)
+
+    @final
+    def enqueue_all(self, jobs: Sequence[Job], *, finish: Job) -> None:
+        """Send the jobs of a stage's shards once the surrounding transaction, if any, commits."""
+        transaction.on_commit(partial(self._send_all, jobs, finish), using=finish.db_alias)
+
+    @final
+    def perform(self, payload: str) -> None:
+        """Work at a delivered payload, in a worker, and send what goes on with it."""
+        job = Job.loads(payload)
+        self.heal(job.db_alias)
+        continuation = executor.run(job, self)
+        if continuation is not None:
+            self._continue(continuation)
+
+    @final
+    def launch(self, migration: BaseMigration, db_alias: str) -> None:
+        """Insert the migration's record and send its first job. Raise `AlreadyLaunched` if there is a record."""
+        attempt_id = records.launch(
+            db_alias,
+            migration.key,
+            backend=f"{type(self).__module__}.{type(self).__qualname__}",
+            actor=actors.current(),
+            source_hash=migration.source_hash,
+        )
+        self.enqueue(Job(kind=JobKind.PLAN, key=migration.key, db_alias=db_alias, attempt_id=str(attempt_id)))
+
+    def run_simple(self, migration: BaseMigration, db_alias: str) -> None:
+        """Launch a `SimpleMigration`. Custom backends may override it."""
+        self.launch(migration, db_alias)
+
+    def run_mapper(self, migration: BaseMigration, db_alias: str) -> None:
+        """Launch a `MapperMigration`. Custom backends may override it."""
+        self.launch(migration, db_alias)
+
+    @final
+    def job_duration(self) -> dt.timedelta:
+        """How long a job may go on with further batches, within the queue's own limit."""
+        duration: dt.timedelta = settings.JOB_DURATION
+        limit = self.hard_time_limit()
+        return duration if limit is None else min(duration, limit * BUDGET_SHARE)
+
+    @final
+    def heal(self, db_alias: str) -> None:
+        """Send what is stuck on this database again, at most once a lease in this process."""
+        healing.heal_now_and_then(db_alias)
+
+    def _continue(self, continuation: Delivery) -> None:
+        delay = continuation.delay
+        if delay and not self.supports_delay:
+            self._wait(delay)
+            delay = None
+        self._try(continuation.job, lambda: self.send_continuation(continuation.job.dumps(), delay))
+
+    def _wait(self, delay: dt.timedelta) -> None:
+        """Hold the worker instead of the job, where the queue cannot hold the job."""
+        until = time.monotonic() + delay.total_seconds()
+        while (left := until - time.monotonic()) > 0 and not self.stop_requested():
+            time.sleep(min(left, 0.2))
+
+    def _send(self, job: Job, delay: dt.timedelta | None) -> None:
+        self._try(job, lambda: self.send(job.dumps(), delay if self.supports_delay else None))
+
+    def _send_all(self, jobs: Sequence[Job], finish: Job) -> None:
+        self._try(finish, lambda: self.send_all([job.dumps() for job in jobs], finish.dumps()))
+
+    def _try(self, job: Job, send: Callable[[], None]) -> None:
+        """A send that fails is an event that healing mends, not an error: what it follows is committed."""
+        try:
+            send()
+        except Exception as error:
+            logger.exception("Could not send %s.", job)
+            with contextlib.suppress(DatabaseError, InterfaceError):
+                detail = f"{type(error).__name__}: {error}"
+                events.add(job.db_alias, job.key, "not sent", attempt_id=job.attempt_id, detail=detail)

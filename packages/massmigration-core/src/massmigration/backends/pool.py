@@ -1,0 +1,74 @@
+"""A pool of threads with a queue that can hold calls back."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+
+
+class Pool:
+    """Runs calls in daemon threads, which are started when first needed."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.is_stopping = False
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._running = 0
+        self._threads: list[threading.Thread] = []
+        self._pid = os.getpid()
+
+    def put(self, call: Callable[[], None], delay: float = 0) -> None:
+        """Run `call` in a thread, `delay` seconds from now at the earliest."""
+        with self._changed:
+            if self._pid != os.getpid():  # a fork takes no threads along
+                self._pid, self._threads, self._running = os.getpid(), [], 0
+            heapq.heappush(self._waiting, (time.monotonic() + delay, next(self._order), call))
+            if len(self._threads) < self.size and len(self._waiting) + self._running > len(self._threads):
+                name = f"massmigration-{len(self._threads) + 1}"
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._changed.notify_all()
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        """Wait until nothing waits or runs. Return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._running, timeout)
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Forget what waits, ask what runs to end (`is_stopping`), and wait for it. Return whether all has ended."""
+        with self._changed:
+            self.is_stopping = True
+            self._waiting.clear()
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._running, timeout)
+
+    def resume(self) -> None:
+        """Take calls again after `stop`."""
+        with self._changed:
+            self.is_stopping = False
+
+    def _work(self) -> None:
+        while True:
+            call = self._take()
+            try:
+                call()
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
+
+    def _take(self) -> Callable[[], None]:
+        with self._changed:
+            while True:
+                wait = self._waiting[0][0] - time.monotonic() if self._waiting else None
+                if wait is not None and wait <= 0 and not self.is_stopping:
+                    self._running += 1
+                    return heapq.heappop(self._waiting)[2]
+                self._changed.wait(None if self.is_stopping else wait)

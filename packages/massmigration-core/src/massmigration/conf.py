@@ -1,0 +1,50 @@
+"""The only module that reads Django's settings, at the moment of use."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from django.conf import settings as django_settings
+
+
+class Settings:
+    """Each attribute `X` is the default of the setting `MASSMIGRATION_X`."""
+
+    BACKEND: str = "massmigration.backends.local.LocalBackend"
+    """Dotted path of the backend that carries jobs to workers."""
+
+    BACKEND_OPTIONS: dict[str, Any] = {}
+    """Keyword arguments for the backend."""
+
+    BATCH_SIZE: int = 500
+    """Rows in a shard's first batch; later batches adapt."""
+
+    MAX_BATCH_SIZE: int = 5000
+    """No batch grows beyond this; nothing is gained above 5000 rows."""
+
+    BATCH_DURATION: dt.timedelta = dt.timedelta(milliseconds=400)
+    """How long a batch, and so its row locks, should last. Batch sizes adapt to it."""
+
+    JOB_DURATION: dt.timedelta = dt.timedelta(seconds=15)
+    """How long a job goes on with further batches before it hands over to a continuation."""
+
+    LEASE: dt.timedelta = dt.timedelta(seconds=60)
+    """How long a worker may be silent between two batches before others take its shard."""
+
+    IDLE_LIMIT: dt.timedelta = dt.timedelta(minutes=10)
+    """How long a transaction may sit idle before the server ends it (PostgreSQL, MariaDB)."""
+
+    LOCK_WAIT: dt.timedelta = dt.timedelta(seconds=10)
+    """How long retry and restart wait for the batches in flight."""
+
+    SHARDS: int = 8
+    """Into how many shards a stage is cut, about. SQLite always gets one."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.isupper():
+            return super().__getattribute__(name)
+        return getattr(django_settings, f"MASSMIGRATION_{name}", super().__getattribute__(name))
+
+
+settings = Settings()

@@ -1,0 +1,86 @@
+"""A migration that is mapped over the objects of a queryset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import QuerySet
+
+from massmigration.definitions.base import BaseMigration
+from massmigration.definitions.stages import MappedStage, Stage
+from massmigration.exceptions import BadMigrationFile
+
+
+class MapperMigration(BaseMigration):
+    """An operation on every object of a queryset, in batches.
+
+    There are three ways to write. `operation` alone: it saves the object itself. `operation` with
+    `update_fields`: it only assigns, and the engine writes the changed fields of the whole batch in one
+    statement. `operation_batch`: it is given each batch as a queryset, for set-based work.
+    """
+
+    backend_method = "run_mapper"
+
+    update_fields: Sequence[str] | None = None
+    """Names of the fields that the engine writes back after `operation`."""
+
+    batch_size: int | None = None
+    """Rows in every batch; None: batches adapt to `MASSMIGRATION_BATCH_DURATION`."""
+
+    lock_rows: bool = True
+    """Whether objects given to `operation` are locked until their batch commits.
+
+    Without the locks, an edit that is made while the batch runs is kept in every column but those in
+    `update_fields`; without `update_fields` it is overwritten by `save()`.
+    """
+
+    def get_queryset(self, db_alias: str) -> QuerySet[Any]:
+        """The objects to work through. Ordering is dropped; batches go by primary key."""
+        raise NotImplementedError
+
+    def operation(self, obj: Any, db_alias: str) -> None:
+        """Change one object."""
+        raise NotImplementedError
+
+    def operation_batch(self, queryset: QuerySet[Any], db_alias: str) -> None:
+        """Change the objects of one batch, for instance by `queryset.update()`."""
+        raise NotImplementedError
+
+    def get_stages(self) -> Sequence[Stage]:
+        own = type(self)
+        by_object = own.operation is not MapperMigration.operation
+        by_batch = own.operation_batch is not MapperMigration.operation_batch
+        self._check_methods(by_object=by_object, by_batch=by_batch)
+        return [
+            MappedStage(
+                name=self.key,
+                atomic=self.atomic,
+                idle_limit=self.idle_limit,
+                get_queryset=self.get_queryset,
+                operation=self.operation if by_object else None,
+                operation_batch=self.operation_batch if by_batch else None,
+                update_fields=self.update_fields,
+                lock_rows=self.lock_rows,
+                batch_size=self.batch_size,
+            )
+        ]
+
+    def _check_methods(self, *, by_object: bool, by_batch: bool) -> None:
+        problem = ""
+        if type(self).get_queryset is MapperMigration.get_queryset:
+            problem = "has no get_queryset(self, db_alias) method; add one"
+        elif by_object and by_batch:
+            problem = "has both operation() and operation_batch(); keep one"
+        elif not by_object and not by_batch:
+            problem = (
+                "has neither operation(self, obj, db_alias) nor operation_batch(self, queryset, db_alias); add one"
+            )
+        elif by_batch and self.update_fields is not None:
+            problem = "has update_fields, which operation_batch() does not use; remove one of them"
+        elif isinstance(self.update_fields, str) or (self.update_fields is not None and not self.update_fields):
+            problem = f"has update_fields = {self.update_fields!r}; it must be a list of field names"
+        elif self.batch_size is not None and self.batch_size < 1:
+            problem = f"has batch_size = {self.batch_size!r}; it must be 1 or more, or None"
+        if problem:
+            raise BadMigrationFile(f"Migration {self.key!r} {problem}.")

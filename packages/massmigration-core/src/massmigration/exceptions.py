@@ -1,0 +1,60 @@
+"""Every exception this project raises on purpose."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+class MassMigrationError(Exception):
+    """Something went wrong in a mass migration."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class MigrationNotFound(MassMigrationError, LookupError):
+    """There is no migration file with that app and name."""
+
+
+class BadMigrationFile(MassMigrationError, ImproperlyConfigured):
+    """The migration file cannot be used as it is."""
+
+
+class BadQuerySet(MassMigrationError, ValueError):
+    """The migration's queryset cannot be worked through in batches."""
+
+
+class BadBackend(MassMigrationError, ImproperlyConfigured):
+    """The backend named in the settings or by the migration cannot be used."""
+
+
+class BadPayload(MassMigrationError, ValueError):
+    """A queue delivered something that is not a job of this version."""
+
+
+class DatabaseNotAllowed(MassMigrationError):
+    """The migration is not allowed on that database."""
+
+
+class DependencyNotApplied(MassMigrationError):
+    """A migration that this one depends on has not been applied."""
+
+
+class AlreadyLaunched(MassMigrationError):
+    """The migration has been launched before on that database."""
+
+
+class InvalidTransition(MassMigrationError):
+    """The record cannot move to that status from its present one."""
+
+
+class BatchInFlight(MassMigrationError):
+    """A batch is still being finished; try again in a moment."""
+
+
+class LostShard(MassMigrationError):
+    """Another worker owns the shard now."""
+
+
+class DDLInBatch(MassMigrationError):
+    """The operation changed the schema inside a batch, which would commit half of it."""

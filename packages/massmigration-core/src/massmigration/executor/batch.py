@@ -1,0 +1,185 @@
+"""One batch in one transaction with its bookkeeping; on an error, once more object by object."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from django.db import DatabaseError, IntegrityError, connections, transaction
+
+from massmigration.definitions.stages import Stage
+from massmigration.exceptions import LostShard
+from massmigration.executor.changes import Writes
+from massmigration.executor.guards import explained, no_implicit_commit
+from massmigration.executor.outcome import End, Failure, OperationRaised, Outcome, RolledBack, Stopped
+from massmigration.executor.pace import Pace
+from massmigration.executor.work import Portion, Work
+from massmigration.recorder import events, failures, shards
+from massmigration.recorder.shards import Claim, Progress
+from massmigration.transactions import engine_transaction
+from massmigration.transient import is_transient
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_SWALLOWED = (
+    "The operation caught a database error without transaction.atomic() around the statement that raised it, "
+    "so everything it wrote for this object is lost. Put one there."
+)
+
+
+class AtomicBatch:
+    """Runs batches of a stage whose rows and bookkeeping commit together."""
+
+    def __init__(self, stage: Stage, work: Work, pace: Pace) -> None:
+        self._stage = stage
+        self._work = work
+        self._pace = pace
+
+    def run(self, claim: Claim) -> Outcome:
+        """The batch at once; if the operation raises, everything before the guilty object, and its failure."""
+        try:
+            return self._at_once(claim)
+        except OperationRaised as error:
+            raised = error
+        logger.warning("A batch of %s raised %r; going through it object by object.", self._stage.name, raised.error)
+        try:
+            return self._by_object(claim, raised)
+        except OperationRaised as error:
+            if not error.at_commit:
+                raise
+            return self._by_object(claim, error)
+
+    def _at_once(self, claim: Claim) -> Outcome:
+        with self._transaction(claim):
+            portion = self._begin(claim)
+            skipped = self._guarded(lambda: self._run(portion, claim), claim)
+            return self._end(claim, portion, skipped=portion.skipped + skipped)
+
+    @contextlib.contextmanager
+    def _transaction(self, claim: Claim) -> Iterator[None]:
+        try:
+            with engine_transaction(claim.job.db_alias, idle_limit=self._stage.idle_limit):
+                yield
+        except IntegrityError as error:  # of constraints that the database checks at COMMIT
+            raise OperationRaised(error, at_commit=True) from error
+
+    def _by_object(self, claim: Claim, raised: OperationRaised) -> Outcome:
+        with self._transaction(claim):
+            portion = self._begin(claim)
+            units = list(self._guarded(lambda: list(self._work.units(portion)), claim))
+            done = skipped = 0
+            failure = None
+            for unit in units:
+                try:
+                    skipped += self._unit(claim, unit, raised, is_only=len(units) == 1)
+                except OperationRaised as again:
+                    failure = Failure(object_pk=unit.last, error=again.error)
+                    break
+                done += 1
+            if failure is None:
+                outcome = self._end(claim, portion, skipped=portion.skipped + skipped)
+                detail = f"A batch raised {raised.error!r}, but none of its objects did."
+                events.add(claim.job.db_alias, claim.job.key, "replay", attempt_id=claim.job.attempt_id, detail=detail)
+                return outcome
+            last = units[done - 1].last if done else claim.cursor
+            return self._fail(claim, last, failure, processed=done - skipped, skipped=skipped)
+
+    def _unit(self, claim: Claim, unit: Portion, raised: OperationRaised, *, is_only: bool) -> int:
+        """One object in a savepoint. A batch of one object has shown already what it raises."""
+        if is_only and not raised.at_commit:
+            raise raised
+
+        def attempt() -> int:
+            connection = connections[claim.job.db_alias]
+            with transaction.atomic(using=claim.job.db_alias):
+                skipped = self._run(unit, claim)
+                if raised.at_commit:
+                    connection.check_constraints()
+                if connection.needs_rollback:  # Django would leave the savepoint without a word
+                    raise transaction.TransactionManagementError(_SWALLOWED)
+            return skipped
+
+        return self._guarded(attempt, claim)
+
+    def _begin(self, claim: Claim) -> Portion:
+        if not shards.begin_batch(claim):
+            raise LostShard
+        if not shards.is_running(claim.job):
+            raise Stopped
+        self._pace.start()
+        return self._guarded(lambda: self._work.fetch(claim, self._pace.size, may_lock=True), claim)
+
+    def _run(self, portion: Portion, claim: Claim) -> int:
+        """Operate and write. Return how many of the rows to be written had vanished."""
+        writes = Writes()
+        self._work.operate(portion, writes)
+        return writes.flush(claim.job.db_alias)
+
+    def _guarded(self, call: Callable[[], _T], claim: Claim) -> _T:
+        """Call what runs the user's code; the only place where its exceptions are caught."""
+        try:
+            with no_implicit_commit(claim.job.db_alias):
+                return call()
+        except Exception as error:
+            if is_transient(error):
+                raise
+            raise OperationRaised(explained(error)) from error
+
+    def _end(self, claim: Claim, portion: Portion, *, skipped: int) -> Outcome:
+        if claim.has_failures:
+            failures.resolve(claim.job)
+        progress = Progress(
+            cursor=portion.last if portion.last is not None else claim.cursor,
+            is_done=portion.is_last,
+            processed=portion.count - skipped,
+            skipped=skipped,
+            batch_size=self._pace.adapt(portion.count),
+        )
+        ended = self._checkpoint(claim, progress)
+        return Outcome(end=End.DONE if portion.is_last else End.MORE, claim=ended)
+
+    def _fail(self, claim: Claim, last: list[Any] | None, failure: Failure, *, processed: int, skipped: int) -> Outcome:
+        """Commit what came before the guilty object, and its failure; the cursor stands before it."""
+        failures.resolve(claim.job)  # the same object may have failed before a crash
+        failures.add(claim.job, failure.object_pk, failure.error, was_passed=False)
+        progress = Progress(
+            cursor=last,
+            is_done=False,
+            processed=processed,
+            skipped=skipped,
+            failed=1,
+            batch_size=claim.batch_size,
+        )
+        ended = self._checkpoint(claim, progress)
+        error = failures.describe(failure.object_pk, failure.error)
+        return Outcome(end=End.FAILED, claim=ended, error=error)
+
+    def _checkpoint(self, claim: Claim, progress: Progress) -> Claim:
+        try:
+            ended = shards.end_batch(claim, progress)
+        except DatabaseError as error:
+            # The operation may have swallowed an error that spoiled the transaction.
+            if is_transient(error):
+                raise
+            raise OperationRaised(error) from error
+        if ended is None:
+            raise RolledBack
+        return ended
+
+
+def fail_batch(claim: Claim, error: Exception) -> Outcome:
+    """Record a failure that is no single object's, behind the fence; the cursor stays where it is."""
+    progress = Progress(cursor=claim.cursor, is_done=False, failed=1, batch_size=claim.batch_size)
+    with engine_transaction(claim.job.db_alias):
+        if not shards.begin_batch(claim):
+            raise LostShard
+        failures.resolve(claim.job)
+        failures.add(claim.job, None, error, was_passed=False)
+        ended = shards.end_batch(claim, progress)
+        if ended is None:
+            raise RolledBack
+    return Outcome(end=End.FAILED, claim=ended, error=failures.describe(None, error))

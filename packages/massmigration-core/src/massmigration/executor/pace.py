@@ -1,0 +1,45 @@
+"""Sizes batches by the time they take, and makes room for other writers on SQLite."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+
+from django.db import connections
+
+from massmigration.conf import settings
+
+SQLITE_DURATION = dt.timedelta(milliseconds=100)
+SQLITE_GAP = 0.02
+SQLITE_GAP_SHARE = 0.2
+"""On SQLite, waiting writers look for the lock every 100 ms at worst: short batches with gaps let them in."""
+
+
+class Pace:
+    """The size of a shard's next batch."""
+
+    def __init__(self, db_alias: str, *, size: int, fixed_size: int | None) -> None:
+        self._is_sqlite = connections[db_alias].vendor == "sqlite"
+        self._fixed_size = fixed_size
+        self.size: int = fixed_size or size or settings.BATCH_SIZE
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """A batch begins."""
+        self._started = time.monotonic()
+
+    def adapt(self, count: int) -> int:
+        """The size of the next batch, after one of `count` rows."""
+        elapsed = max(time.monotonic() - self._started, 1e-6)
+        target: dt.timedelta = settings.BATCH_DURATION
+        if self._is_sqlite:
+            target = min(target, SQLITE_DURATION)
+        if self._fixed_size is None and count >= self.size:
+            factor = min(max(target.total_seconds() / elapsed, 0.5), 2)
+            self.size = min(max(int(self.size * factor), 1), settings.MAX_BATCH_SIZE)
+        return self.size
+
+    def make_room(self) -> None:
+        """Between two batches."""
+        if self._is_sqlite:
+            time.sleep(max(SQLITE_GAP, SQLITE_GAP_SHARE * (time.monotonic() - self._started)))

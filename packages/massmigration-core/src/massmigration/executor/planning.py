@@ -1,0 +1,59 @@
+"""Cuts a stage into shards and sends their jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+from django.db import connections
+
+from massmigration.conf import settings
+from massmigration.definitions.stages import MappedStage, Stage
+from massmigration.executor.finishing import finish
+from massmigration.executor.transport import Transport
+from massmigration.jobs import Delivery, Job, JobKind
+from massmigration.keyset import Keyset
+from massmigration.querysets import prepare
+from massmigration.recorder import finishing, records, shards
+from massmigration.sharding import ONCE, Plan
+from massmigration.states import ACTIVE
+from massmigration.transient import is_transient
+
+logger = logging.getLogger(__name__)
+
+
+def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | None:
+    """Plan the stage unless it is planned, then send what is not done. With nothing left to send, look."""
+    record = records.get(job.db_alias, job.key)
+    if record is None or str(record.attempt_id) != job.attempt_id or record.stage != job.stage:
+        logger.info("Dropped %s: its attempt or stage is over.", job)
+        return None
+    if record.status not in ACTIVE:
+        return None
+    if not record.is_planned:
+        try:
+            plan = _cut(stages[job.stage], job.db_alias, transport)
+        except Exception as error:
+            if is_transient(error):
+                return Delivery(job=job, delay=settings.LEASE / 4)
+            logger.exception("Migration %s could not be planned.", job.key)
+            finishing.fail(job, f"{type(error).__name__}: {error}")
+            return None
+        records.plan(job, plan)
+    left = shards.undone(job)
+    if left:
+        jobs = [dataclasses.replace(job, kind=JobKind.SHARD, shard=index) for index in left]
+        transport.enqueue_all(jobs, finish=dataclasses.replace(job, kind=JobKind.FINISH))
+    else:
+        finish(job, len(stages), transport)
+    return None
+
+
+def _cut(stage: Stage, db_alias: str, transport: Transport) -> Plan:
+    if not isinstance(stage, MappedStage):
+        return ONCE
+    queryset = prepare(stage.get_queryset(db_alias), db_alias, name=stage.name, may_leave=not stage.atomic)
+    # SQLite has one writer at a time: more shards only wait for each other.
+    count = 1 if connections[db_alias].vendor == "sqlite" else settings.SHARDS
+    return transport.split(queryset, Keyset.of(queryset.model), count)

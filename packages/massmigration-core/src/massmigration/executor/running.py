@@ -1,0 +1,54 @@
+"""Dispatches a job."""
+
+from __future__ import annotations
+
+import logging
+
+from django.db import DatabaseError, InterfaceError, connections
+
+from massmigration.conf import settings
+from massmigration.exceptions import BadMigrationFile, MassMigrationError, MigrationNotFound
+from massmigration.executor import planning, shard_job
+from massmigration.executor.finishing import finish
+from massmigration.executor.transport import Transport
+from massmigration.jobs import Delivery, Job, JobKind
+from massmigration.loader import store
+from massmigration.recorder import finishing
+from massmigration.transient import is_transient
+
+logger = logging.getLogger(__name__)
+
+
+def run(job: Job, transport: Transport) -> Delivery | None:
+    """Work at a job until it is done or interrupted. Return what is to be sent to go on with it."""
+    try:
+        return _run(job, transport)
+    except (DatabaseError, InterfaceError) as error:
+        if not is_transient(error):
+            raise
+        logger.warning("Job %s was refused by the database (%s); it is sent again.", job, error)
+        connections[job.db_alias].close_if_unusable_or_obsolete()
+        return Delivery(job=job, delay=settings.LEASE / 4)
+
+
+def _run(job: Job, transport: Transport) -> Delivery | None:
+    try:
+        migration = store.get(job.key)
+    except (MigrationNotFound, BadMigrationFile):
+        # Perhaps this worker has not been deployed yet: healing sends the job again, ever more rarely.
+        logger.exception("Dropped a job of migration %s: this worker cannot load it.", job.key)
+        return None
+    try:
+        stages = migration.get_stages()
+        if job.stage >= len(stages):
+            raise BadMigrationFile(f"Migration {job.key!r} has {len(stages)} stages; stage {job.stage} is gone.")
+    except MassMigrationError as error:
+        finishing.fail(job, str(error))
+        return None
+    logger.debug("Running %s.", job)
+    if job.kind is JobKind.PLAN:
+        return planning.run(job, stages, transport)
+    if job.kind is JobKind.SHARD:
+        return shard_job.run(job, stages, transport)
+    finish(job, len(stages), transport)
+    return None

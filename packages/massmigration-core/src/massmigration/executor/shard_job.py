@@ -1,0 +1,163 @@
+"""Works at one shard: claim, batch after batch, release."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from django.db import DatabaseError, InterfaceError, connections
+
+from massmigration.conf import settings
+from massmigration.definitions.stages import MappedStage, Stage
+from massmigration.exceptions import LostShard
+from massmigration.executor.batch import AtomicBatch, fail_batch
+from massmigration.executor.finishing import finish
+from massmigration.executor.outcome import End, OperationRaised, Outcome, RolledBack, Stopped
+from massmigration.executor.pace import Pace
+from massmigration.executor.stepwise import StepwiseBatch
+from massmigration.executor.transport import Transport
+from massmigration.executor.work import Work, work_of
+from massmigration.jobs import Delivery, Job
+from massmigration.recorder import finishing, shards
+from massmigration.recorder.shards import Claim
+from massmigration.transient import is_transient
+
+logger = logging.getLogger(__name__)
+
+TRIES = 8
+"""How often a batch is tried when the database refuses it, before the worker is given back to the queue."""
+
+MAX_BACK_OFF = 2.0
+"""Seconds between two tries, at most."""
+
+
+def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | None:
+    """Claim the shard and work at it. Return the continuation, if there is one."""
+    while True:
+        claim = shards.claim(job, worker_name())
+        if claim is None:
+            return _lost_claim(job, len(stages), transport)
+        outcome = _work(claim, stages[job.stage], transport)
+        if outcome.end is End.DONE:
+            finish(job, len(stages), transport)
+            return None
+        if outcome.end is End.FAILED:
+            finishing.fail(job, outcome.error)
+            logger.error("Migration %s on database %s failed: %s", job.key, job.db_alias, outcome.error)
+        shards.release(outcome.claim)
+        # The status is read after the release, or a resume in between would be lost.
+        if outcome.end is End.LOST or not shards.is_running(job):
+            return None
+        if outcome.end is not End.STOPPED:
+            return Delivery(job=job, delay=settings.LEASE / 4 if outcome.end is End.BUSY else None)
+
+
+def worker_name() -> str:
+    """Host, process and thread of this worker, as shown to operators."""
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.current_thread().name}"[:255]
+
+
+def _lost_claim(job: Job, stage_count: int, transport: Transport) -> Delivery | None:
+    """Another worker has the shard: deliver again later, for this message may be the only one left when it dies."""
+    standing = shards.standing(job)
+    if not standing.is_running:
+        return None
+    if standing.is_done:
+        finish(job, stage_count, transport)
+        return None
+    return Delivery(job=job, delay=max(settings.LEASE / 4, standing.lease_left))
+
+
+def _work(claim: Claim, stage: Stage, transport: Transport) -> Outcome:
+    """Batch after batch until the shard is done or the job has to end."""
+    job = claim.job
+    deadline = time.monotonic() + transport.job_duration().total_seconds()
+    try:
+        fixed_size = stage.batch_size if isinstance(stage, MappedStage) else None
+        pace = Pace(job.db_alias, size=claim.batch_size, fixed_size=fixed_size)
+        batch = _Batches(stage, pace)
+        while True:
+            outcome = _persistently(batch.run, claim)
+            claim = outcome.claim
+            if outcome.end is not End.MORE or transport.stop_requested() or time.monotonic() >= deadline:
+                return outcome
+            transport.heal(job.db_alias)
+            pace.make_room()
+    except BaseException:
+        # Not the data's fault: give the lease back and let the queue see it.
+        with contextlib.suppress(DatabaseError, InterfaceError):
+            connections[job.db_alias].close_if_unusable_or_obsolete()
+            shards.release(claim)
+        raise
+
+
+class _Batches:
+    """Runs the batches of one job. The first asks for the user's queryset, whose errors are the migration's."""
+
+    def __init__(self, stage: Stage, pace: Pace) -> None:
+        self._stage = stage
+        self._pace = pace
+        self._batch: AtomicBatch | StepwiseBatch | None = None
+
+    def run(self, claim: Claim) -> Outcome:
+        try:
+            if self._batch is None:
+                kind = AtomicBatch if self._stage.atomic else StepwiseBatch
+                self._batch = kind(self._stage, self._work(claim), self._pace)
+            return self._batch.run(claim)
+        except OperationRaised as raised:
+            return fail_batch(claim, raised.error)
+
+    def _work(self, claim: Claim) -> Work:
+        try:
+            return work_of(self._stage, claim.job.db_alias)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            raise OperationRaised(error) from error
+
+
+def _persistently(run_batch: Callable[[Claim], Outcome], claim: Claim) -> Outcome:
+    """Try a batch again, with growing pauses, when the database refuses it for reasons that pass."""
+    for attempt in range(TRIES):
+        try:
+            return run_batch(claim)
+        except Stopped:
+            return Outcome(end=End.STOPPED, claim=claim)
+        except LostShard:
+            logger.info("Lost shard %s of migration %s.", claim.job.shard, claim.job.key)
+        except RolledBack:
+            logger.warning("The server rolled a batch of %s back unnoticed; trying it again.", claim.job.key)
+        except (DatabaseError, InterfaceError) as error:
+            if not is_transient(error):
+                raise
+            logger.warning("A batch of %s was refused (%s); trying it again.", claim.job.key, error)
+            _back_off(claim, attempt)
+        # The commit may have succeeded although its answer was lost.
+        again = _read_again(claim)
+        if again is None:
+            is_done = shards.standing(claim.job).is_done
+            return Outcome(end=End.DONE if is_done else End.LOST, claim=claim)
+        claim = again
+    return Outcome(end=End.BUSY, claim=claim)
+
+
+def _back_off(claim: Claim, attempt: int) -> None:
+    connections[claim.job.db_alias].close_if_unusable_or_obsolete()
+    time.sleep(random.uniform(0.5, 1) * min(0.05 * 2**attempt, MAX_BACK_OFF))
+
+
+def _read_again(claim: Claim) -> Claim | None:
+    try:
+        return shards.read_again(claim)
+    except (DatabaseError, InterfaceError) as error:
+        if not is_transient(error):
+            raise
+        connections[claim.job.db_alias].close_if_unusable_or_obsolete()
+        return claim

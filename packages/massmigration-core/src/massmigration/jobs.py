@@ -1,0 +1,64 @@
+"""What travels through a queue: one small JSON document that says where to look in the database."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from enum import Enum
+
+from massmigration.exceptions import BadPayload
+
+VERSION = 1
+
+
+class JobKind(str, Enum):
+    """What a job is a wake-up call for."""
+
+    PLAN = "plan"  # cut the stage into shards, or send what is left of it
+    SHARD = "shard"  # work at one shard
+    FINISH = "finish"  # look whether all shards are done
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One delivery. It holds ids only; the database alone says what is left to do."""
+
+    kind: JobKind
+    key: str
+    db_alias: str
+    attempt_id: str
+    stage: int = 0
+    shard: int = 0
+
+    def dumps(self) -> str:
+        return json.dumps({"v": VERSION, **dataclasses.asdict(self), "kind": self.kind.value})
+
+    @classmethod
+    def loads(cls, payload: str) -> Job:
+        """Raise `BadPayload` unless `payload` is what `dumps` of this version wrote."""
+        try:
+            fields = json.loads(payload)
+            version = fields.pop("v")
+            if version != VERSION:
+                raise BadPayload(
+                    f"Found a job of version {version!r}; this worker understands {VERSION}. "
+                    "Run the same version of massmigration in every process."
+                )
+            job = cls(**{**fields, "kind": JobKind(fields["kind"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, BadPayload):
+                raise
+            raise BadPayload(f"Found {payload!r:.200}, which is not a job ({error}).") from error
+        for field, kind in (("key", str), ("db_alias", str), ("attempt_id", str), ("stage", int), ("shard", int)):
+            if not isinstance(getattr(job, field), kind):
+                raise BadPayload(f"Found {payload!r:.200}, in which {field!r} is not of type {kind.__name__}.")
+        return job
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A job that is to be sent, no sooner than after `delay`."""
+
+    job: Job
+    delay: dt.timedelta | None = None

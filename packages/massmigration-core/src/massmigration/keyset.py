@@ -1,0 +1,78 @@
+"""Keyset paging: conditions and orderings over the fields of a unique, ordered key.
+
+Keys are compared by the database alone, so collations cannot disagree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from django.db.models import Model, Q, QuerySet
+
+from massmigration import keys
+from massmigration.keys import Key
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keyset:
+    """The attribute names of the key's fields, most significant first."""
+
+    fields: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: type[Model]) -> Keyset:
+        """The primary key of `model`: composite since Django 5.2, a relation for an inherited model."""
+        pk = model._meta.pk
+        if pk is None:
+            raise TypeError(f"{model._meta.label} has no primary key.")
+        parts = getattr(model._meta, "pk_fields", None) or [pk]
+        return cls(tuple(field.attname for field in parts))
+
+    def key_of(self, obj: Model) -> Key:
+        return tuple(getattr(obj, field) for field in self.fields)
+
+    def encoded_key_of(self, obj: Model) -> list[Any]:
+        return keys.encode(self.key_of(obj))
+
+    def page(self, queryset: QuerySet[Any], after: list[Any] | None, upper: list[Any] | None) -> QuerySet[Any]:
+        """The rows with `after` < key <= `upper` (encoded keys; None: no bound), in the key's order."""
+        if after is not None:
+            queryset = queryset.filter(self._compare("gt", keys.decode(after)))
+        if upper is not None:
+            queryset = queryset.filter(self._up_to(keys.decode(upper)))
+        return queryset.order_by(*self.fields)
+
+    def rows(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Only the keys, as tuples."""
+        return queryset.values_list(*self.fields)
+
+    def exactly(self, key: Key) -> Q:
+        return Q(**dict(zip(self.fields, key, strict=True)))
+
+    def among(self, found: list[Key]) -> Q:
+        if len(self.fields) == 1:
+            return Q(**{f"{self.fields[0]}__in": [value for (value,) in found]})
+        condition = Q()
+        for key in found:
+            condition |= self.exactly(key)
+        return condition
+
+    def _up_to(self, key: Key) -> Q:
+        if len(key) == 1:
+            return Q(**{f"{self.fields[0]}__lte": key[0]})
+        return (self._compare("lt", key) | self.exactly(key)) & Q(**{f"{self.fields[0]}__lte": key[0]})
+
+    def _compare(self, lookup: str, key: Key) -> Q:
+        """Strict comparison with `key`, in the expanded form.
+
+        A leading `>=` stands beside it: MariaDB does not seek on a row comparison or an OR alone.
+        """
+        condition = Q()
+        equal: dict[str, Any] = {}
+        for field, value in zip(self.fields, key, strict=True):
+            condition |= Q(**equal, **{f"{field}__{lookup}": value})
+            equal[field] = value
+        if len(self.fields) > 1:
+            condition &= Q(**{f"{self.fields[0]}__{lookup}e": key[0]})
+        return condition

@@ -1,0 +1,109 @@
+"""Finds the migrations in the installed apps, and orders them by dependency."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+from django.apps import AppConfig, apps
+
+from massmigration.definitions.base import BaseMigration
+from massmigration.exceptions import BadMigrationFile, MigrationNotFound
+
+FOLDER = "massmigrations"
+_NAME = re.compile(r"\d{1,5}_[a-z0-9_]+")
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether `name` is a migration's: a number, an underscore, and lower-case letters, digits, underscores."""
+    return bool(_NAME.fullmatch(name))
+
+
+class MigrationsStore:
+    """The migrations of the installed apps, read from disk once."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, BaseMigration] | None = None
+        self.errors: dict[str, BadMigrationFile] = {}
+        """Why a file could not be used, by the key it would have had. The others are not affected."""
+
+    @property
+    def by_key(self) -> dict[str, BaseMigration]:
+        if self._by_key is None:
+            self.errors = {}
+            self._by_key = self._load()
+        return self._by_key
+
+    @property
+    def all(self) -> list[BaseMigration]:
+        """Every migration, after those that it depends on; otherwise by app and name."""
+        return self._ordered(list(self.by_key.values()))
+
+    def reset(self) -> None:
+        """Read the files again when next asked."""
+        self._by_key = None
+
+    def get(self, key: str) -> BaseMigration:
+        """Raise `BadMigrationFile` if its file cannot be used, `MigrationNotFound` if there is none."""
+        migration = self.by_key.get(key)
+        if migration is not None:
+            return migration
+        if key in self.errors:
+            raise self.errors[key]
+        app_label, _, name = key.partition(":")
+        raise MigrationNotFound(
+            f"There is no migration {key!r}: found no file {FOLDER}/{name}.py in app {app_label!r}."
+        )
+
+    def of_app(self, app_label: str) -> list[BaseMigration]:
+        return [migration for migration in self.all if migration.app_label == app_label]
+
+    def _load(self) -> dict[str, BaseMigration]:
+        found = {}
+        for config in apps.get_app_configs():
+            folder = Path(config.path) / FOLDER
+            names = sorted(path.stem for path in folder.glob("*.py")) if folder.is_dir() else []
+            for name in filter(is_valid_name, names):
+                key = f"{config.label}:{name}"
+                try:
+                    found[key] = _load_file(config, name)
+                except BadMigrationFile as error:
+                    self.errors[key] = error
+        return found
+
+    def _ordered(self, migrations: list[BaseMigration]) -> list[BaseMigration]:
+        done: dict[str, BaseMigration] = {}
+        for migration in migrations:
+            self._visit(migration, done, ())
+        return list(done.values())
+
+    def _visit(self, migration: BaseMigration, done: dict[str, BaseMigration], path: tuple[str, ...]) -> None:
+        if migration.key in path:
+            circle = " -> ".join((*path[path.index(migration.key) :], migration.key))
+            raise BadMigrationFile(f"Migrations depend on each other in a circle: {circle}. Remove one dependency.")
+        if migration.key in done:
+            return
+        for app_label, name in migration.dependencies:
+            needed = self.by_key.get(f"{app_label}:{name}")
+            if needed is not None:
+                self._visit(needed, done, (*path, migration.key))
+        done[migration.key] = migration
+
+
+def _load_file(config: AppConfig, name: str) -> BaseMigration:
+    place = f"{config.label}/{FOLDER}/{name}.py"
+    try:
+        module = importlib.import_module(f"{config.name}.{FOLDER}.{name}")
+    except Exception as error:
+        raise BadMigrationFile(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+    cls = getattr(module, "Migration", None)
+    if not (isinstance(cls, type) and issubclass(cls, BaseMigration)):
+        raise BadMigrationFile(
+            f"{place} has no class named Migration that is a subclass of SimpleMigration, MapperMigration or "
+            "BaseMigration."
+        )
+    return cls(config.label, name)
+
+
+store = MigrationsStore()

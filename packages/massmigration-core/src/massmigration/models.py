@@ -1,0 +1,132 @@
+"""The records: how far each migration has got, in the database that it changes."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+
+from massmigration.states import Status
+
+
+class MigrationRecord(models.Model):
+    """How far one migration has got on the database that this row is in. No row: never launched."""
+
+    key = models.CharField(max_length=255, primary_key=True, help_text="app_label:name")
+    status = models.CharField(max_length=16, choices=Status.choices, default=Status.QUEUED)
+    attempt_id = models.UUIDField(
+        default=uuid.uuid4,
+        help_text="Changes with every launch, retry and restart; jobs of other attempts are dropped.",
+    )
+    stage = models.PositiveIntegerField(default=0, help_text="The stage being worked at, from 0.")
+    is_planned = models.BooleanField(default=False, help_text="The present stage has been cut into shards.")
+    is_managed = models.BooleanField(
+        default=True, help_text="False when the migration's own launch() runs it: no plan, no healing, no pause."
+    )
+    backend = models.CharField(
+        max_length=255, blank=True, help_text="Dotted path of the backend that carries its jobs."
+    )
+    total = models.PositiveBigIntegerField(null=True, help_text="Objects in the present stage, when known.")
+    is_total_estimated = models.BooleanField(default=False)
+    launched_by = models.CharField(max_length=255, blank=True)
+    launched_at = models.DateTimeField(null=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    last_error = models.TextField(blank=True)
+    was_faked = models.BooleanField(default=False)
+    source_hash = models.CharField(
+        max_length=64, blank=True, help_text="SHA-256 of the file that the attempt began with."
+    )
+    next_send_at = models.DateTimeField(null=True, help_text="When healing may send this record's next job again.")
+    send_count = models.PositiveSmallIntegerField(
+        default=0, help_text="How often healing has sent it; doubles the wait."
+    )
+
+    class Meta:
+        verbose_name = "mass migration"
+        ordering = ("key",)
+        permissions = (
+            ("run_migrationrecord", "Can launch, retry and restart mass migrations"),
+            ("control_migrationrecord", "Can pause, resume and cancel mass migrations"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.status})"
+
+
+class ShardRecord(models.Model):
+    """One pk range of a stage's queryset, worked through in order. A stage done once has one, without a range."""
+
+    # No foreign key in the database: MariaDB would lock the record's row for a batch that records a failed object,
+    # after the shard's. The lock order is record, then shards.
+    record = models.ForeignKey(MigrationRecord, models.CASCADE, db_constraint=False, related_name="shards")
+    attempt_id = models.UUIDField()
+    stage = models.PositiveIntegerField()
+    index = models.PositiveIntegerField()
+    lower = models.JSONField(null=True, help_text="Exclusive; null: from the start.")
+    upper = models.JSONField(null=True, help_text="Inclusive; null: a stage that is done once.")
+    cursor = models.JSONField(null=True, help_text="The last key done; null: none yet.")
+    fence = models.PositiveBigIntegerField(default=0, help_text="What a checkpoint must find unchanged.")
+    lease_token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    worker = models.CharField(max_length=255, blank=True, help_text="Who took the lease last.")
+    next_send_at = models.DateTimeField(null=True, help_text="When healing may send this shard's job again.")
+    send_count = models.PositiveSmallIntegerField(default=0)
+    heartbeat_at = models.DateTimeField(null=True)
+    processed = models.PositiveBigIntegerField(default=0)
+    skipped = models.PositiveBigIntegerField(default=0, help_text="Rows that vanished while their batch ran.")
+    failed = models.PositiveBigIntegerField(default=0)
+    batch_size = models.PositiveIntegerField(default=0, help_text="Rows in the next batch; 0: not yet measured.")
+    is_done = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ("record_id", "stage", "index")
+        constraints = (
+            models.UniqueConstraint(fields=("record", "stage", "index"), name="massmigration_one_shard_per_index"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.record_id} stage {self.stage} shard {self.index}"
+
+
+class FailedObject(models.Model):
+    """An object that the operation raised for."""
+
+    record = models.ForeignKey(MigrationRecord, models.CASCADE, db_constraint=False, related_name="failed_objects")
+    attempt_id = models.UUIDField()
+    stage = models.PositiveIntegerField()
+    shard = models.PositiveIntegerField()
+    object_pk = models.JSONField(null=True, help_text="Null: the operation of a stage that is done once.")
+    was_passed = models.BooleanField(default=False, help_text="The cursor has gone on beyond the object.")
+    exception_class = models.CharField(max_length=255)
+    message = models.TextField()
+    traceback = models.TextField()
+    fingerprint = models.CharField(max_length=64, help_text="Equal for failures of one cause.")
+    failed_at = models.DateTimeField()
+    resolved_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("pk",)
+        indexes = (models.Index(fields=("record", "stage", "shard"), name="massmigration_failed"),)
+
+    def __str__(self) -> str:
+        return f"{self.record_id} {self.object_pk}: {self.exception_class}"
+
+
+class Event(models.Model):
+    """What happened to a migration, and who did it. Forgetting a record keeps its events."""
+
+    key = models.CharField(max_length=255, db_index=True)
+    attempt_id = models.UUIDField(null=True)
+    at = models.DateTimeField()
+    actor = models.CharField(max_length=255, blank=True)
+    verb = models.CharField(max_length=32)
+    from_status = models.CharField(max_length=16, blank=True)
+    to_status = models.CharField(max_length=16, blank=True)
+    detail = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ("pk",)
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.verb}"

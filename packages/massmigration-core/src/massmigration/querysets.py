@@ -1,0 +1,86 @@
+"""Makes a migration's queryset fit to be worked through in batches, or says why it is not."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.db import connections
+from django.db.models import Manager, QuerySet
+from django.db.models.query import ModelIterable
+
+from massmigration.exceptions import BadQuerySet
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(queryset: Any, db_alias: str, *, name: str, may_leave: bool = False) -> QuerySet[Any]:
+    """`queryset` on `db_alias`, without an ordering.
+
+    `name` is the migration's, for messages. `may_leave` allows a queryset on another database, as
+    operations without a surrounding transaction may have. Raise `BadQuerySet`, with the reason.
+    """
+    if isinstance(queryset, Manager):
+        queryset = queryset.all()
+    if not isinstance(queryset, QuerySet):
+        raise BadQuerySet(
+            f"get_queryset() of migration {name!r} returned {type(queryset).__name__}; it must return a QuerySet."
+        )
+    refusal = _refusal(queryset)
+    if refusal:
+        raise BadQuerySet(f"get_queryset() of migration {name!r} returned {refusal}")
+    chosen = vars(queryset)["_db"]  # `.db` asks the routers when nothing was chosen
+    if chosen is None:
+        queryset = queryset.using(db_alias)
+    elif chosen != db_alias and not may_leave:
+        raise BadQuerySet(
+            f"get_queryset() of migration {name!r} returned a queryset on database {chosen!r} when asked for "
+            f"{db_alias!r}. Use .using(db_alias), or set atomic = False: rows and bookkeeping then do not commit "
+            "together."
+        )
+    if queryset.query.order_by or queryset.query.extra_order_by:
+        logger.warning("The ordering of the queryset of migration %s is dropped: batches go by primary key.", name)
+    ordered: QuerySet[Any] = queryset.order_by()
+    return ordered
+
+
+def _refusal(queryset: QuerySet[Any]) -> str | None:
+    query = queryset.query
+    if query.is_sliced:
+        return "a sliced queryset, which cannot be paged. Filter it instead of slicing it."
+    if query.combinator:
+        return f"a {query.combinator} of querysets, which cannot be paged. Filter with Q objects instead."
+    if not issubclass(queryset._iterable_class, ModelIterable):
+        return "values() or values_list(), but operations are given objects. Use only() to fetch fewer columns."
+    if query.distinct_fields:
+        return "distinct() with fields, which decides by its ordering what to leave out. Use distinct() without fields."
+    return None
+
+
+def can_lock_directly(queryset: QuerySet[Any]) -> bool:
+    """Whether `select_for_update()` on this very queryset locks its own rows, all of them, and no others."""
+    query = queryset.query
+    if query.distinct or query.group_by is not None or query.is_sliced or query.combinator:
+        return False
+    is_joined = any(getattr(table, "join_type", None) for table in query.alias_map.values())
+    if is_joined or query.select_related:
+        return connections[queryset.db].features.has_select_for_update_of and not is_joined
+    return True
+
+
+def lock(queryset: QuerySet[Any]) -> QuerySet[Any]:
+    """Lock the queryset's own rows, an inherited model's with those of its parents."""
+    features = connections[queryset.db].features
+    if not features.has_select_for_update:
+        return queryset
+    if not features.has_select_for_update_of:
+        return queryset.select_for_update()
+    return queryset.select_for_update(of=("self", *_parent_links(queryset.model)))
+
+
+def _parent_links(model: Any) -> list[str]:
+    links = []
+    for parent, field in model._meta.parents.items():
+        if field is not None:
+            links += [field.name, *(f"{field.name}__{link}" for link in _parent_links(parent))]
+    return links

@@ -1,0 +1,162 @@
+"""Writes migration records: launch, plan, and the moves that operators make."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+
+from django.db import IntegrityError
+from django.db.models.functions import Coalesce
+
+from massmigration.clock import DatabaseNow
+from massmigration.conf import settings
+from massmigration.exceptions import AlreadyLaunched, InvalidTransition
+from massmigration.jobs import Job
+from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.recorder import events
+from massmigration.sharding import Plan
+from massmigration.states import ACTIVE, FINAL, Status, sources_of
+from massmigration.transactions import engine_transaction
+
+MOVE_TRIES = 5
+"""How often a move is tried again when somebody else moved the record between its read and its UPDATE."""
+
+
+def get(db_alias: str, key: str) -> MigrationRecord | None:
+    """The record; None if the migration was never launched."""
+    return MigrationRecord.objects.using(db_alias).filter(key=key).first()
+
+
+def launch(
+    db_alias: str, key: str, *, backend: str, actor: str, source_hash: str = "", is_managed: bool = True
+) -> uuid.UUID:
+    """Insert the record and return the attempt's id. The primary key admits one of two launches.
+
+    Raise `AlreadyLaunched`, which says in which status the migration is.
+    """
+    record = MigrationRecord(
+        key=key,
+        backend=backend,
+        is_managed=is_managed,
+        launched_by=actor,
+        launched_at=DatabaseNow(),
+        source_hash=source_hash,
+        next_send_at=DatabaseNow(settings.LEASE),
+    )
+    try:
+        with engine_transaction(db_alias, durable=False):
+            record.save(using=db_alias, force_insert=True)
+            events.add(db_alias, key, "launch", attempt_id=record.attempt_id, actor=actor, to_status=Status.QUEUED)
+    except IntegrityError:
+        other = get(db_alias, key) or record
+        raise AlreadyLaunched(already_launched(db_alias, other)) from None
+    return record.attempt_id
+
+
+def already_launched(db_alias: str, record: MigrationRecord) -> str:
+    """Why a migration cannot be launched, and what can be done instead."""
+    advice = {
+        Status.PAUSED: "Resume it instead.",
+        Status.FAILED: "Retry it instead.",
+        Status.CANCELLED: "Retry it instead.",
+        Status.APPLIED: "There is nothing left to do.",
+    }.get(Status(record.status), "Watch it, or pause it.")
+    return f"Migration {record.key!r} is already {record.status} on database {db_alias!r}. {advice}"
+
+
+def plan(job: Job, plan: Plan) -> bool:
+    """Insert the stage's shards, unless another worker did, or the attempt, stage or status has changed."""
+    with engine_transaction(job.db_alias):
+        won = (
+            MigrationRecord.objects.using(job.db_alias)
+            .filter(key=job.key, attempt_id=job.attempt_id, stage=job.stage, is_planned=False, status__in=ACTIVE)
+            .update(
+                is_planned=True,
+                status=Status.RUNNING,
+                total=plan.total,
+                is_total_estimated=plan.is_total_estimated,
+                started_at=Coalesce("started_at", DatabaseNow()),
+                next_send_at=DatabaseNow(settings.LEASE),
+                send_count=0,
+            )
+        )
+        if not won:
+            return False
+        ShardRecord.objects.using(job.db_alias).bulk_create(
+            ShardRecord(
+                record_id=job.key,
+                attempt_id=job.attempt_id,
+                stage=job.stage,
+                index=index,
+                lower=span.lower,
+                upper=span.upper,
+                next_send_at=DatabaseNow(settings.LEASE),
+            )
+            for index, span in enumerate(plan.ranges)
+        )
+        detail = f"stage {job.stage}: {len(plan.ranges)} shards"
+        events.add(job.db_alias, job.key, "plan", attempt_id=job.attempt_id, to_status=Status.RUNNING, detail=detail)
+    return True
+
+
+def move(db_alias: str, key: str, target: Status, verb: str, *, actor: str) -> MigrationRecord:
+    """Move the record to `target` as `TRANSITIONS` allows, and return it as it was before.
+
+    Raise `InvalidTransition` when it cannot get there from where it is.
+    """
+    for _ in range(MOVE_TRIES):
+        record = get(db_alias, key)
+        if record is None or record.status not in sources_of(target):
+            raise InvalidTransition(_refusal(db_alias, key, record, verb, sources_of(target)))
+        if _move(db_alias, record, target, verb, actor=actor):
+            return record
+    raise InvalidTransition(f"Migration {key!r} on database {db_alias!r} keeps changing; try to {verb} it again.")
+
+
+def resume(db_alias: str, key: str, *, actor: str) -> MigrationRecord:
+    """Move a paused record to running where its stage is planned, else to queued. Return it as it was before."""
+    record = get(db_alias, key)
+    if record is None or record.status != Status.PAUSED:
+        raise InvalidTransition(_refusal(db_alias, key, record, "resume", {Status.PAUSED}))
+    target = Status.RUNNING if record.is_planned else Status.QUEUED
+    if not _move(db_alias, record, target, "resume", actor=actor):
+        raise InvalidTransition(_refusal(db_alias, key, get(db_alias, key), "resume", {Status.PAUSED}))
+    return record
+
+
+def _move(db_alias: str, record: MigrationRecord, target: Status, verb: str, *, actor: str) -> bool:
+    """The move itself, if the record is as it was read. Conditions on `is_planned` because a plan may slip in."""
+    with engine_transaction(db_alias, durable=False):
+        moved = (
+            MigrationRecord.objects.using(db_alias)
+            .filter(key=record.key, attempt_id=record.attempt_id, status=record.status, is_planned=record.is_planned)
+            .update(
+                status=target,
+                finished_at=DatabaseNow() if target in FINAL else None,
+                next_send_at=DatabaseNow(settings.LEASE),
+                send_count=0,
+            )
+        )
+        if moved:
+            events.add(
+                db_alias,
+                record.key,
+                verb,
+                attempt_id=record.attempt_id,
+                actor=actor,
+                from_status=record.status,
+                to_status=target,
+            )
+    return bool(moved)
+
+
+def _refusal(db_alias: str, key: str, record: MigrationRecord | None, verb: str, sources: Collection[Status]) -> str:
+    allowed = " or ".join(sorted(sources))
+    status = record.status if record else "not launched"
+    return (
+        f"Cannot {verb} migration {key!r} on database {db_alias!r}: it is {status}; "
+        f"only one that is {allowed} can be {_DONE[verb]}."
+    )
+
+
+_DONE = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}

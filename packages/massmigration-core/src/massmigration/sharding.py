@@ -1,0 +1,80 @@
+"""Cuts a queryset into ranges of about the same number of rows, by walking its key's index.
+
+Never by arithmetic between the least and the greatest key: with sparse keys one shard gets nearly everything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import QuerySet
+
+from massmigration import keys
+from massmigration.estimates import estimate, is_huge
+from massmigration.keyset import Keyset
+
+MIN_SHARD_SIZE = 10_000
+"""Rows below which cutting further costs more than it gains."""
+
+MAX_SHARD_FACTOR = 4
+"""How many times the wanted number of shards there may be when the estimate was too low."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """`lower` (exclusive; None: from the start) to `upper` (inclusive), as encoded keys."""
+
+    lower: list[Any] | None
+    upper: list[Any] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A stage's ranges and its number of objects, if known."""
+
+    ranges: Sequence[Range]
+    total: int | None
+    is_total_estimated: bool = False
+
+
+ONCE = Plan(ranges=(Range(lower=None, upper=None),), total=1)
+"""The plan of a stage that is done once."""
+
+
+def cut(queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
+    """About `count` ranges that hold every row there is now; none if there are no rows."""
+    estimated = is_huge(queryset)
+    total = estimate(queryset) if estimated else queryset.order_by().count()
+    step = max(-(-total // count), MIN_SHARD_SIZE)
+    ranges: list[Range] = []
+    lower: list[Any] | None = None
+    while count > 1:
+        upper = _key(keyset, keyset.page(queryset, lower, None), step - 1)
+        if upper is None:
+            break
+        ranges.append(Range(lower=lower, upper=upper))
+        lower = upper
+        if len(ranges) == count * MAX_SHARD_FACTOR:
+            ranges = _merged(ranges)
+            step *= 2
+    last = _last(keyset, keyset.page(queryset, lower, None))
+    if last is not None:
+        ranges.append(Range(lower=lower, upper=last))
+    return Plan(ranges=ranges, total=total, is_total_estimated=estimated)
+
+
+def _key(keyset: Keyset, page: QuerySet[Any], offset: int) -> list[Any] | None:
+    found = list(keyset.rows(page)[offset : offset + 1])
+    return keys.encode(found[0]) if found else None
+
+
+def _last(keyset: Keyset, page: QuerySet[Any]) -> list[Any] | None:
+    return _key(keyset, page.order_by(*(f"-{field}" for field in keyset.fields)), 0)
+
+
+def _merged(ranges: list[Range]) -> list[Range]:
+    """Every two neighbours as one."""
+    pairs = zip(ranges[::2], ranges[1::2], strict=True)
+    return [Range(lower=first.lower, upper=second.upper) for first, second in pairs]

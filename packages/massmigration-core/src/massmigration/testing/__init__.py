@@ -1,0 +1,1 @@
+"""For tests: of adapters, and of projects that have migrations."""

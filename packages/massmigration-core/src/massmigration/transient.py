@@ -1,0 +1,58 @@
+"""Which database errors say nothing about the data: deadlocks, lost connections, a busy database."""
+
+from __future__ import annotations
+
+import re
+
+from django.db import InterfaceError, InternalError, OperationalError
+
+_POSTGRESQL = re.compile(
+    r"""
+    40001    # serialization failure
+    | 40P01  # deadlock
+    | 55P03  # lock not available
+    | 25P03  # idle in transaction for too long
+    | 57P0.  # the server is shutting down or starting
+    | 08...  # connection
+    | 53300  # too many connections
+    """,
+    re.VERBOSE,
+)
+_MYSQL = frozenset(
+    {
+        0,  # the driver found its connection closed
+        1020,  # the record has changed since the last read (MariaDB, snapshot isolation)
+        1040,  # too many connections
+        1053,  # the server is shutting down
+        1205,  # lock wait timeout
+        1213,  # deadlock
+        1305,  # the savepoint is gone: the server has rolled the whole transaction back
+        1927,  # the connection was killed
+        2002,  # cannot connect
+        2003,
+        2006,  # the server has gone away
+        2013,  # lost connection during a query
+        2055,
+        4031,  # disconnected because of inactivity
+    }
+)
+_SQLITE = re.compile(r"database (table |schema )?is locked|unable to open database file")
+_CONNECTION = re.compile(
+    r"server closed the connection|connection (is|already|was|has been) (closed|lost)|terminating connection|"
+    r"connection (refused|reset|timed out)|consuming input failed|SSL connection has been closed",
+    re.IGNORECASE,
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether doing the same again may well succeed."""
+    if not isinstance(error, (OperationalError, InterfaceError, InternalError)):
+        return False
+    cause = error.__cause__ or error
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if state:
+        return bool(_POSTGRESQL.fullmatch(state))
+    if cause.args and isinstance(cause.args[0], int):
+        return cause.args[0] in _MYSQL
+    text = str(error)
+    return bool(_SQLITE.search(text) or _CONNECTION.search(text))

@@ -1,0 +1,172 @@
+"""Writes a batch's changed values in one statement, as each engine does it fastest.
+
+Measured for 2000 rows and one column, as a ratio to one raw UPDATE of the same rows: PostgreSQL unnest 2.3,
+MariaDB join on VALUES 2.7, SQLite executemany 5.3; `bulk_update` 15 to 77.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Field, Model
+
+Row = tuple[Any, ...]
+"""The values of the columns written, then the primary key's."""
+
+MAX_ROWS = 2000
+MAX_BYTES = 4_000_000
+"""Limits of one statement; MariaDB refuses packets of more than 16 MiB by default."""
+
+# What is left of a column's type after its length. A cast to varchar(10) would cut values short in silence.
+_POSTGRESQL_TYPES = frozenset(
+    (
+        *("smallint", "integer", "bigint", "numeric", "real", "double precision", "boolean"),
+        *("text", "varchar", "citext", "bytea", "uuid", "jsonb", "inet"),
+        *("date", "time", "time without time zone", "interval"),
+        *("timestamp with time zone", "timestamp without time zone"),
+    )
+)
+
+
+def write(db_alias: str, objects: Sequence[Model], fields: Sequence[Field[Any, Any]]) -> int:
+    """Write `fields` of `objects`, all of one model. Return how many rows were still there.
+
+    No signals are sent and no other column is touched; a row that has vanished is not inserted again.
+    """
+    connection = connections[db_alias]
+    matched = len(objects)
+    # An inherited model's fields live in its parents' tables.
+    for model in dict.fromkeys(field.model._meta.concrete_model for field in fields):
+        own = [field for field in fields if field.model._meta.concrete_model is model]
+        matched = min(matched, _write_table(connection, model, objects, own))
+    return matched
+
+
+def _write_table(
+    connection: BaseDatabaseWrapper, model: Any, objects: Sequence[Model], fields: Sequence[Field[Any, Any]]
+) -> int:
+    pk = model._meta.pk
+    statement = _STATEMENTS.get(_flavour(connection))
+    if statement is None or not _is_plain(connection, [*fields, pk]):
+        return int(_base(model, connection).bulk_update(_as(model, objects), [field.name for field in fields]))
+    simple: list[tuple[Model, list[Any]]] = []
+    special: list[tuple[Model, list[Any]]] = []
+    for obj in objects:
+        values = [getattr(obj, field.attname) for field in fields]
+        (special if any(hasattr(value, "resolve_expression") for value in values) else simple).append((obj, values))
+    matched = 0
+    for obj, values in special:
+        matched += (
+            _base(model, connection)
+            .filter(pk=getattr(obj, pk.attname))
+            .update(**{field.name: value for field, value in zip(fields, values, strict=True)})
+        )
+    prepare = [field.get_db_prep_save for field in fields]
+    rows = [
+        (
+            *(to_db(value, connection) for to_db, value in zip(prepare, values, strict=True)),
+            pk.get_db_prep_value(getattr(obj, pk.attname), connection),
+        )
+        for obj, values in simple
+    ]
+    return matched + sum(statement(connection, model, fields, part) for part in _parts(rows))
+
+
+def _flavour(connection: BaseDatabaseWrapper) -> str:
+    return "mariadb" if getattr(connection, "mysql_is_mariadb", False) else connection.vendor
+
+
+def _base(model: Any, connection: BaseDatabaseWrapper) -> Any:
+    return model._base_manager.using(connection.alias)
+
+
+def _as(model: Any, objects: Sequence[Model]) -> Sequence[Model]:
+    """Inherited objects as their parent `model`, whose table is to be written."""
+    if isinstance(objects[0], model) and type(objects[0])._meta.concrete_model is model:
+        return objects
+    names = [field.attname for field in model._meta.concrete_fields]
+    return [model(**{name: obj.__dict__[name] for name in names if name in obj.__dict__}) for obj in objects]
+
+
+def _is_plain(connection: BaseDatabaseWrapper, fields: Sequence[Field[Any, Any]]) -> bool:
+    """Whether values of these fields can stand in the statements below as they are."""
+    for field in fields:
+        # Arrays, geometries and the like wrap their placeholder in SQL of their own.
+        if hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql") or not hasattr(field, "attname"):
+            return False
+        if connection.vendor == "postgresql" and _postgresql_type(field, connection) not in _POSTGRESQL_TYPES:
+            return False
+    # MariaDB compares a string key with a derived table's column by their collations, which may not mix.
+    is_text_key = fields[-1].get_internal_type() in ("CharField", "TextField", "SlugField", "EmailField", "URLField")
+    return not (connection.vendor == "mysql" and is_text_key)
+
+
+def _postgresql_type(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> str:
+    return re.sub(r"\(.*?\)", "", field.rel_db_type(connection) or "").strip()
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Runs of rows within the limits of one statement."""
+    start, size = 0, 0
+    for index, row in enumerate(rows):
+        length = sum(len(value) for value in row if isinstance(value, (str, bytes)))
+        if index > start and (index - start == MAX_ROWS or size + length > MAX_BYTES):
+            yield rows[start:index]
+            start, size = index, 0
+        size += length
+    if start < len(rows):
+        yield rows[start:]
+
+
+def _names(
+    connection: BaseDatabaseWrapper, model: Any, fields: Sequence[Field[Any, Any]]
+) -> tuple[str, str, list[str]]:
+    quote = connection.ops.quote_name
+    return quote(model._meta.db_table), quote(model._meta.pk.column), [quote(str(field.column)) for field in fields]
+
+
+def _postgresql(
+    connection: BaseDatabaseWrapper, model: Any, fields: Sequence[Field[Any, Any]], rows: Sequence[Row]
+) -> int:
+    table, pk, columns = _names(connection, model, fields)
+    types = [_postgresql_type(field, connection) for field in (*fields, model._meta.pk)]
+    aliases = [f"c{index}" for index in range(len(fields))]
+    sql = (
+        f"UPDATE {table} SET {', '.join(f'{name} = v.{new}' for name, new in zip(columns, aliases, strict=True))} "
+        f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in types)}) AS v({', '.join(aliases)}, pk) "
+        f"WHERE {table}.{pk} = v.pk"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
+        return int(cursor.rowcount)
+
+
+def _mariadb(
+    connection: BaseDatabaseWrapper, model: Any, fields: Sequence[Field[Any, Any]], rows: Sequence[Row]
+) -> int:
+    table, pk, columns = _names(connection, model, fields)
+    aliases = [f"c{index}" for index in range(len(fields))]
+    row = f"({', '.join(['%s'] * (len(fields) + 1))})"
+    sql = (
+        f"UPDATE {table} JOIN (WITH v({', '.join(aliases)}, pk) AS (VALUES {', '.join([row] * len(rows))}) "
+        f"SELECT * FROM v) v ON {table}.{pk} = v.pk "
+        f"SET {', '.join(f'{table}.{name} = v.{new}' for name, new in zip(columns, aliases, strict=True))}"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [value for row in rows for value in row])
+        return int(cursor.rowcount)
+
+
+def _sqlite(connection: BaseDatabaseWrapper, model: Any, fields: Sequence[Field[Any, Any]], rows: Sequence[Row]) -> int:
+    table, pk, columns = _names(connection, model, fields)
+    sql = f"UPDATE {table} SET {', '.join(f'{name} = %s' for name in columns)} WHERE {pk} = %s"
+    with connection.cursor() as cursor:
+        cursor.executemany(sql, rows)
+        return int(cursor.rowcount)
+
+
+_STATEMENTS = {"postgresql": _postgresql, "mariadb": _mariadb, "sqlite": _sqlite}

@@ -1,0 +1,5 @@
+"""Carries the jobs of massmigration to RQ."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,81 @@
+"""The test project: SQLite, and each server whose URL is in the environment; for workers in other processes too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+# Workers of pytest-xdist share the servers, and each has databases of its own on them.
+DATABASE_NAME = "_".join(filter(None, ["massmigration_tests", os.environ.get("PYTEST_XDIST_WORKER")]))
+
+
+def server(engine: str, url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the entry in DATABASES for our own database on the server at this URL."""
+    parts = urlsplit(url)
+    return {
+        "ENGINE": f"django.db.backends.{engine}",
+        "NAME": DATABASE_NAME,
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": parts.hostname or "",
+        "PORT": parts.port or "",
+        "OPTIONS": options,
+    }
+
+
+def sqlite_file() -> str:
+    """Returns the path of SQLite's file; outside of a test run there is none, and the database is in memory."""
+    folder = os.environ.get("TEST_SQLITE_DIR")
+    return str(Path(folder) / f"{DATABASE_NAME}.sqlite3") if folder else ":memory:"
+
+
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sqlite_file(), "OPTIONS": {"timeout": 30}}}
+if url := os.environ.get("TEST_POSTGRES_URL"):
+    DATABASES["postgresql"] = server("postgresql", url, {})
+if url := os.environ.get("TEST_MARIADB_URL"):
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+    DATABASES["mariadb"] = server("mysql", url, {"charset": "utf8mb4"})
+
+SECRET_KEY = "only for tests"
+ALLOWED_HOSTS = ["*"]
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ROOT_URLCONF = "testsupport.urls"
+STATIC_URL = "static/"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.admin",
+    "massmigration",
+    "testsupport.testapp",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]

@@ -1,0 +1,23 @@
+"""What the app's migrations do besides their work, set by tests: in this process, or by environment in others."""
+
+import os
+import time
+
+from django.db.models import F
+
+from testsupport.testapp.models import Call, Item
+
+
+def pause(rows=1):
+    """Make an operation last as long as the test wants: MM_TEST_PAUSE seconds a row."""
+    seconds = float(os.environ.get("MM_TEST_PAUSE", "0"))
+    if seconds:
+        time.sleep(seconds * rows)
+
+
+def log_call(migration, item_pk, db_alias):
+    Call.objects.using(db_alias).create(migration=migration, item=item_pk, worker=str(os.getpid()))
+
+
+def count(db_alias, **condition):
+    Item.objects.using(db_alias).filter(**condition).update(n=F("n") + 1)
