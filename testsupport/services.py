@@ -35,7 +35,8 @@ class Server(ABC):
     advice: ClassVar[str]
     death_signal: ClassVar[signal.Signals] = signal.SIGKILL
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_durable: bool = False) -> None:
+        self.is_durable = is_durable
         self.url = os.environ.get(self.variable, "")
         self.source = self.variable
         self._binary: Path | None = None
@@ -140,7 +141,7 @@ class Redis(Server):
 
 
 class PostgreSQL(Server):
-    """PostgreSQL, without durability."""
+    """PostgreSQL; tests can do without durability."""
 
     title = "PostgreSQL"
     variable = "TEST_POSTGRES_URL"
@@ -168,7 +169,12 @@ class PostgreSQL(Server):
         super().launch()
 
     def command(self) -> Sequence[object]:
-        settings = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200"]
+        settings = ["max_connections=200"]
+        if self.is_durable:
+            # No checkpoint and no vacuum in the middle of a measurement.
+            settings += ["max_wal_size=8GB", "autovacuum=off"]
+        else:
+            settings += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
         places = ["-D", self.folder / "data", "-p", self.port, "-k", self.folder, "-c", "listen_addresses=127.0.0.1"]
         return [self.binary, *places, *(word for setting in settings for word in ("-c", setting))]
 
@@ -181,11 +187,15 @@ class PostgreSQL(Server):
 
 
 class MariaDB(Server):
-    """MariaDB, without durability and without a binary log. No wheel has it."""
+    """MariaDB, without a binary log; tests can do without durability. No wheel has it."""
 
     title = "MariaDB"
     variable = "TEST_MARIADB_URL"
     advice = "install mariadb-server"
+    DURABLE: ClassVar[dict[bool, list[str]]] = {
+        True: ["--innodb-buffer-pool-size=1G", "--innodb-log-file-size=1G"],
+        False: ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0"],
+    }
 
     def find(self) -> Path | None:
         return on_path("mariadbd") if on_path("mariadb-install-db") else None
@@ -211,9 +221,7 @@ class MariaDB(Server):
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
             "--character-set-server=utf8mb4",
-            "--innodb-buffer-pool-size=64M",
-            "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-doublewrite=0",
+            *self.DURABLE[self.is_durable],
             "--skip-log-bin",
             "--skip-name-resolve",
         ]

@@ -12,7 +12,7 @@ from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
 from massmigration.recorder import attempts, records
-from massmigration.states import Status
+from massmigration.states import ACTIVE, Status
 
 DEFAULT = "default"
 
@@ -67,6 +67,13 @@ def retry(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> Non
 def heal(db_alias: str = DEFAULT) -> int:
     """Send everything that is stuck again, and return how many jobs that were. Harmless at any time, in any number."""
     return healing.heal(db_alias)
+
+
+def send(key: str, db_alias: str = DEFAULT) -> None:
+    """Send what is left of a migration that is queued or running; nothing otherwise. Harmless at any time."""
+    record = records.get(db_alias, key)
+    if record is not None and record.is_managed and record.status in ACTIVE:
+        _send_plan(db_alias, record)
 
 
 def _send_plan(db_alias: str, record: MigrationRecord) -> None:

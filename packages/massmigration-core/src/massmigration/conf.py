@@ -21,7 +21,10 @@ class Settings:
     """Rows in a shard's first batch; later batches adapt."""
 
     MAX_BATCH_SIZE: int = 5000
-    """No batch grows beyond this; nothing is gained above 5000 rows."""
+    """No batch of objects grows beyond this: nothing is gained above 5000 rows but memory used."""
+
+    MAX_SET_SIZE: int = 20_000
+    """No batch of a set-based operation grows beyond this."""
 
     BATCH_DURATION: dt.timedelta = dt.timedelta(milliseconds=400)
     """How long a batch, and so its row locks, should last. Batch sizes adapt to it."""

@@ -56,5 +56,9 @@ class LostShard(MassMigrationError):
     """Another worker owns the shard now."""
 
 
+class IdleLimitExceeded(MassMigrationError):
+    """The operation left its connection idle for so long that the server ended the batch's transaction."""
+
+
 class DDLInBatch(MassMigrationError):
     """The operation changed the schema inside a batch, which would commit half of it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from django.apps import AppConfig, apps
@@ -55,6 +57,16 @@ class MigrationsStore:
         raise MigrationNotFound(
             f"There is no migration {key!r}: found no file {FOLDER}/{name}.py in app {app_label!r}."
         )
+
+    @contextlib.contextmanager
+    def registered(self, *migrations: BaseMigration) -> Iterator[None]:
+        """Hold migrations that are in no file, in this process, until the block ends. For tests."""
+        before = self.by_key
+        self._by_key = {**before, **{migration.key: migration for migration in migrations}}
+        try:
+            yield
+        finally:
+            self._by_key = before
 
     def of_app(self, app_label: str) -> list[BaseMigration]:
         return [migration for migration in self.all if migration.app_label == app_label]

@@ -40,8 +40,10 @@ def prepare(queryset: Any, db_alias: str, *, name: str, may_leave: bool = False)
         )
     if queryset.query.order_by or queryset.query.extra_order_by:
         logger.warning("The ordering of the queryset of migration %s is dropped: batches go by primary key.", name)
-    ordered: QuerySet[Any] = queryset.order_by()
-    return ordered
+    unordered: QuerySet[Any] = queryset.order_by()
+    unordered.query.standard_ordering = True  # after reverse(), every ordering would be turned round
+    unordered.query.select_for_update = False  # the engine locks what it reads, and skips no row that is locked
+    return unordered
 
 
 def _refusal(queryset: QuerySet[Any]) -> str | None:
@@ -73,9 +75,9 @@ def lock(queryset: QuerySet[Any]) -> QuerySet[Any]:
     features = connections[queryset.db].features
     if not features.has_select_for_update:
         return queryset
-    if not features.has_select_for_update_of:
-        return queryset.select_for_update()
-    return queryset.select_for_update(of=("self", *_parent_links(queryset.model)))
+    of = ("self", *_parent_links(queryset.model)) if features.has_select_for_update_of else ()
+    # Others may go on to refer to the rows by foreign keys, where the engine can tell that lock apart.
+    return queryset.select_for_update(of=of, no_key=features.has_select_for_no_key_update)
 
 
 def _parent_links(model: Any) -> list[str]:

@@ -39,7 +39,9 @@ _MYSQL = frozenset(
 _SQLITE = re.compile(r"database (table |schema )?is locked|unable to open database file")
 _CONNECTION = re.compile(
     r"server closed the connection|connection (is|already|was|has been) (closed|lost)|terminating connection|"
-    r"connection (refused|reset|timed out)|consuming input failed|SSL connection has been closed",
+    r"connection (refused|reset|timed out|failed|timeout expired)|consuming input failed|EOF detected|broken pipe|"
+    r"SSL connection has been closed|no connection to the server|could not (connect|send|receive)|"
+    r"the database system is|too many clients|connection slots are reserved",
     re.IGNORECASE,
 )
 
@@ -49,10 +51,11 @@ def is_transient(error: BaseException) -> bool:
     if not isinstance(error, (OperationalError, InterfaceError, InternalError)):
         return False
     cause = error.__cause__ or error
+    # Before the SQLSTATE, which PyMySQL has too: that of a lock wait timeout says nothing.
+    if cause.args and isinstance(cause.args[0], int):
+        return cause.args[0] in _MYSQL
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     if state:
         return bool(_POSTGRESQL.fullmatch(state))
-    if cause.args and isinstance(cause.args[0], int):
-        return cause.args[0] in _MYSQL
     text = str(error)
     return bool(_SQLITE.search(text) or _CONNECTION.search(text))

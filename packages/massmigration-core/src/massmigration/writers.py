@@ -12,7 +12,19 @@ from typing import Any
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Field, Model
+from django.db.models import (
+    AutoField,
+    BigAutoField,
+    BigIntegerField,
+    CharField,
+    EmailField,
+    Field,
+    IntegerField,
+    Model,
+    SlugField,
+    TextField,
+    URLField,
+)
 
 Row = tuple[Any, ...]
 """The values of the columns written, then the primary key's."""
@@ -32,8 +44,19 @@ _POSTGRESQL_TYPES = frozenset(
 )
 
 
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+# What Django's own fields hand to the driver unchanged, when it is of the field's own type already.
+_TEXT: frozenset[type] = frozenset({str, type(None)})
+_NUMBER: frozenset[type] = frozenset({int, type(None)})
+_AS_THEY_ARE: dict[type, frozenset[type]] = {
+    **dict.fromkeys((CharField, TextField, SlugField, EmailField, URLField), _TEXT),
+    **dict.fromkeys((AutoField, BigAutoField, IntegerField, BigIntegerField), _NUMBER),
+}
+
+
 def write(db_alias: str, objects: Sequence[Model], fields: Sequence[Field[Any, Any]]) -> int:
-    """Write `fields` of `objects`, all of one model. Return how many rows were still there.
+    """Write `fields` of `objects`, all of one model and in the order of their keys. Return how many were still there.
 
     No signals are sent and no other column is touched; a row that has vanished is not inserted again.
     """
@@ -53,27 +76,33 @@ def _write_table(
     statement = _STATEMENTS.get(_flavour(connection))
     if statement is None or not _is_plain(connection, [*fields, pk]):
         return int(_base(model, connection).bulk_update(_as(model, objects), [field.name for field in fields]))
-    simple: list[tuple[Model, list[Any]]] = []
-    special: list[tuple[Model, list[Any]]] = []
-    for obj in objects:
-        values = [getattr(obj, field.attname) for field in fields]
-        (special if any(hasattr(value, "resolve_expression") for value in values) else simple).append((obj, values))
-    matched = 0
-    for obj, values in special:
-        matched += (
-            _base(model, connection)
-            .filter(pk=getattr(obj, pk.attname))
-            .update(**{field.name: value for field, value in zip(fields, values, strict=True)})
-        )
-    prepare = [field.get_db_prep_save for field in fields]
-    rows = [
-        (
-            *(to_db(value, connection) for to_db, value in zip(prepare, values, strict=True)),
-            pk.get_db_prep_value(getattr(obj, pk.attname), connection),
-        )
-        for obj, values in simple
-    ]
+    columns = [[getattr(obj, field.attname) for obj in objects] for field in fields]
+    special = {index for column in columns for index, value in enumerate(column) if _is_expression(value)}
+    matched = sum(_write_special(connection, model, objects[index], fields) for index in special)
+    if special:
+        objects = [obj for index, obj in enumerate(objects) if index not in special]
+        columns = [[value for index, value in enumerate(column) if index not in special] for column in columns]
+    columns.append([getattr(obj, pk.attname) for obj in objects])
+    prepared = [_prepared(connection, field, column) for field, column in zip((*fields, pk), columns, strict=True)]
+    rows = list(zip(*prepared, strict=True))
     return matched + sum(statement(connection, model, fields, part) for part in _parts(rows))
+
+
+def _is_expression(value: Any) -> bool:
+    return type(value) not in _PLAIN and hasattr(value, "resolve_expression")
+
+
+def _write_special(connection: BaseDatabaseWrapper, model: Any, obj: Model, fields: Sequence[Field[Any, Any]]) -> int:
+    """One row to which the operation assigned an expression, such as `F("stock") - 1`."""
+    values = {field.name: getattr(obj, field.attname) for field in fields}
+    return int(_base(model, connection).filter(pk=getattr(obj, model._meta.pk.attname)).update(**values))
+
+
+def _prepared(connection: BaseDatabaseWrapper, field: Field[Any, Any], values: list[Any]) -> list[Any]:
+    """The values as the driver takes them."""
+    if type(field) in _AS_THEY_ARE and {type(value) for value in values} <= _AS_THEY_ARE[type(field)]:
+        return values
+    return [field.get_db_prep_save(value, connection) for value in values]
 
 
 def _flavour(connection: BaseDatabaseWrapper) -> str:
@@ -111,15 +140,16 @@ def _postgresql_type(field: Field[Any, Any], connection: BaseDatabaseWrapper) ->
 
 def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """Runs of rows within the limits of one statement."""
-    start, size = 0, 0
-    for index, row in enumerate(rows):
-        length = sum(len(value) for value in row if isinstance(value, (str, bytes)))
-        if index > start and (index - start == MAX_ROWS or size + length > MAX_BYTES):
-            yield rows[start:index]
-            start, size = index, 0
-        size += length
-    if start < len(rows):
-        yield rows[start:]
+    if len(rows) > 1 and (len(rows) > MAX_ROWS or _size(rows) > MAX_BYTES):
+        middle = MAX_ROWS if len(rows) > MAX_ROWS else len(rows) // 2
+        yield from _parts(rows[:middle])
+        yield from _parts(rows[middle:])
+    elif rows:
+        yield rows
+
+
+def _size(rows: Sequence[Row]) -> int:
+    return sum(len(value) for column in zip(*rows, strict=True) for value in column if isinstance(value, (str, bytes)))
 
 
 def _names(
@@ -138,11 +168,22 @@ def _postgresql(
     sql = (
         f"UPDATE {table} SET {', '.join(f'{name} = v.{new}' for name, new in zip(columns, aliases, strict=True))} "
         f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in types)}) AS v({', '.join(aliases)}, pk) "
-        f"WHERE {table}.{pk} = v.pk"
+        f"WHERE {table}.{pk} = v.pk AND {table}.{pk} BETWEEN %s AND %s"
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [list(column) for column in zip(*rows, strict=True)])
+        cursor.execute(sql, [*map(_array, zip(*rows, strict=True)), rows[0][-1], rows[-1][-1]])
         return int(cursor.rowcount)
+
+
+def _array(values: Row) -> list[Any] | str:
+    """An array as PostgreSQL reads it, for plain numbers and texts: the driver takes 1.5 us to quote one value."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return "{" + ",".join(map(str, values)) + "}"
+    text = "\x00".join(values) if kinds == {str} else ""
+    if not text or text.count("\x00") != len(values) - 1:
+        return list(values)
+    return '{"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\x00", '","') + '"}'
 
 
 def _mariadb(

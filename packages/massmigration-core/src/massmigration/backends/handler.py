@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.core.signals import setting_changed
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from massmigration.backends.base import BaseBackend
 
 _backends: dict[tuple[str, str], BaseBackend] = {}
+_overrides: dict[str, BaseBackend] = {}
 
 
 def get_backend(path: str | None = None) -> BaseBackend:
@@ -26,6 +29,8 @@ def get_backend(path: str | None = None) -> BaseBackend:
 
 def backend_of(migration: BaseMigration) -> BaseBackend:
     """The backend that carries a migration's jobs, with the migration's own queue and parameters."""
+    if migration.key in _overrides:
+        return _overrides[migration.key]
     own: dict[str, Any] = {**({"queue": migration.queue_name} if migration.queue_name else {})}
     own |= migration.backend_params or {}
     return _get(migration.backend or settings.BACKEND, migration.key if own else "", own)
@@ -37,6 +42,16 @@ def backend_of_job(key: str, path: str) -> BaseBackend:
         return backend_of(store.get(key))
     except (MigrationNotFound, BadMigrationFile):
         return get_backend(path or None)
+
+
+@contextlib.contextmanager
+def overriding(key: str, backend: BaseBackend) -> Iterator[None]:
+    """Let `backend` carry the jobs that this process sends for a migration, whatever the settings say."""
+    _overrides[key] = backend
+    try:
+        yield
+    finally:
+        del _overrides[key]
 
 
 def _get(path: str, key: str, own: dict[str, Any]) -> BaseBackend:

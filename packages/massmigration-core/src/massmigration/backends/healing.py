@@ -10,6 +10,7 @@ from django.db import DatabaseError, InterfaceError
 
 from massmigration.backends import handler
 from massmigration.conf import settings
+from massmigration.exceptions import BadBackend
 from massmigration.recorder import due
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,10 @@ def heal(db_alias: str) -> int:
     taken = due.take(db_alias)
     for item in taken:
         logger.warning("Sending %s again.", item.job)
-        handler.backend_of_job(item.job.key, item.backend).enqueue(item.job)
+        try:
+            handler.backend_of_job(item.job.key, item.backend).enqueue(item.job)
+        except BadBackend:
+            logger.exception("Could not send %s.", item.job)
     return len(taken)
 
 

@@ -41,6 +41,11 @@ class Pool:
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._running, timeout)
 
+    def wait_until_quiet(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs or is due; what is held back for later does not count. Return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running and not self._is_due(), timeout)
+
     def stop(self, timeout: float | None = None) -> bool:
         """Forget what waits, ask what runs to end (`is_stopping`), and wait for it. Return whether all has ended."""
         with self._changed:
@@ -53,6 +58,9 @@ class Pool:
         """Take calls again after `stop`."""
         with self._changed:
             self.is_stopping = False
+
+    def _is_due(self) -> bool:
+        return bool(self._waiting) and self._waiting[0][0] <= time.monotonic() and not self.is_stopping
 
     def _work(self) -> None:
         while True:

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from django.db import DatabaseError, IntegrityError, connections, transaction
 
-from massmigration.definitions.stages import Stage
+from massmigration.definitions.stages import OnceStage, Stage
 from massmigration.exceptions import LostShard
 from massmigration.executor.changes import Writes
-from massmigration.executor.guards import explained, no_implicit_commit
+from massmigration.executor.collector import collector_paused
+from massmigration.executor.guards import check_not_spoiled, explained, no_implicit_commit
 from massmigration.executor.outcome import End, Failure, OperationRaised, Outcome, RolledBack, Stopped
 from massmigration.executor.pace import Pace
 from massmigration.executor.work import Portion, Work
@@ -24,11 +25,6 @@ from massmigration.transient import is_transient
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-_SWALLOWED = (
-    "The operation caught a database error without transaction.atomic() around the statement that raised it, "
-    "so everything it wrote for this object is lost. Put one there."
-)
 
 
 class AtomicBatch:
@@ -54,7 +50,7 @@ class AtomicBatch:
             return self._by_object(claim, error)
 
     def _at_once(self, claim: Claim) -> Outcome:
-        with self._transaction(claim):
+        with collector_paused(), self._transaction(claim):
             portion = self._begin(claim)
             skipped = self._guarded(lambda: self._run(portion, claim), claim)
             return self._end(claim, portion, skipped=portion.skipped + skipped)
@@ -75,7 +71,7 @@ class AtomicBatch:
             failure = None
             for unit in units:
                 try:
-                    skipped += self._unit(claim, unit, raised, is_only=len(units) == 1)
+                    skipped += self._unit(claim, unit, raised)
                 except OperationRaised as again:
                     failure = Failure(object_pk=unit.last, error=again.error)
                     break
@@ -88,9 +84,9 @@ class AtomicBatch:
             last = units[done - 1].last if done else claim.cursor
             return self._fail(claim, last, failure, processed=done - skipped, skipped=skipped)
 
-    def _unit(self, claim: Claim, unit: Portion, raised: OperationRaised, *, is_only: bool) -> int:
-        """One object in a savepoint. A batch of one object has shown already what it raises."""
-        if is_only and not raised.at_commit:
+    def _unit(self, claim: Claim, unit: Portion, raised: OperationRaised) -> int:
+        """One object in a savepoint. A stage that is done once has shown already what it raises."""
+        if isinstance(self._stage, OnceStage):
             raise raised
 
         def attempt() -> int:
@@ -99,11 +95,15 @@ class AtomicBatch:
                 skipped = self._run(unit, claim)
                 if raised.at_commit:
                     connection.check_constraints()
-                if connection.needs_rollback:  # Django would leave the savepoint without a word
-                    raise transaction.TransactionManagementError(_SWALLOWED)
+                check_not_spoiled(claim.job.db_alias)
             return skipped
 
-        return self._guarded(attempt, claim)
+        try:
+            return self._guarded(attempt, claim)
+        except OperationRaised as error:
+            if connections[claim.job.db_alias].needs_rollback:  # the savepoint is gone, and the transaction with it
+                raise RolledBack from error
+            raise
 
     def _begin(self, claim: Claim) -> Portion:
         if not shards.begin_batch(claim):

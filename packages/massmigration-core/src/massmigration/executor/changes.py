@@ -7,34 +7,66 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.core.exceptions import FieldDoesNotExist
+from django.db import DatabaseError, connections, transaction
 from django.db.models import Field, Model
 
 from massmigration.exceptions import BadMigrationFile
+from massmigration.transient import is_transient
 from massmigration.writers import write
 
+
+class _Missing:
+    """In place of the value of a field that was not loaded."""
+
+
+_MISSING = _Missing()
 _IMMUTABLE = frozenset(
-    {type(None), bool, int, float, str, bytes, decimal.Decimal, uuid.UUID}
+    {type(None), _Missing, bool, int, float, str, bytes, decimal.Decimal, uuid.UUID}
     | {dt.date, dt.time, dt.datetime, dt.timedelta}
 )
-_MISSING = object()
+
+Fields: TypeAlias = "tuple[Field[Any, Any], ...]"
 
 
 class Writes:
-    """Changed objects that wait to be written, grouped by the fields that changed: usually one group, one statement."""
+    """Changed objects that wait to be written."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[Field[Any, Any], ...], list[Model]] = {}
+        self._changed: list[tuple[Model, Fields]] = []
 
-    def add(self, obj: Model, fields: tuple[Field[Any, Any], ...]) -> None:
-        self._groups.setdefault(fields, []).append(obj)
+    def add(self, obj: Model, fields: Fields) -> None:
+        self._changed.append((obj, fields))
 
     def flush(self, db_alias: str) -> int:
-        """Write them. Return how many of their rows had vanished."""
-        groups, self._groups = self._groups, {}
-        return sum(len(members) - write(db_alias, members, fields) for fields, members in groups.items())
+        """Write them, grouped by the fields that changed: usually one group, one statement.
+
+        Return how many of their rows had vanished.
+        """
+        groups: dict[Fields, list[Model]] = {}
+        for obj, fields in self._changed:
+            groups.setdefault(fields, []).append(obj)
+        return sum(
+            # Without a surrounding transaction, objects may come from another database than the record's.
+            len(members) - write(members[0]._state.db or db_alias, members, fields)
+            for fields, members in groups.items()
+        )
+
+    def flush_singly(self, db_alias: str) -> tuple[int, tuple[Model, Exception] | None]:
+        """Write them one by one, up to the first that cannot be. Return how many had vanished, and that first."""
+        vanished = 0
+        for obj, fields in self._changed:
+            try:
+                with transaction.atomic(using=db_alias):
+                    vanished += 1 - write(db_alias, [obj], fields)
+                    connections[db_alias].check_constraints()
+            except DatabaseError as error:
+                if is_transient(error):
+                    raise
+                return vanished, (obj, error)
+        return vanished, None
 
 
 class Changes:
@@ -48,32 +80,31 @@ class Changes:
 
     def operate(self, obj: Model, operation: Callable[[Any], None], writes: Writes) -> None:
         """Run `operation` on an object and add what it changed to `writes`."""
-        before = self._values(obj)
-        operation(obj)
-        changed = self._changed(obj, before)
-        if changed:
-            writes.add(obj, tuple(self._fields[index] for index in changed))
-
-    def _values(self, obj: Model) -> list[Any]:
         loaded = obj.__dict__
-        values = [loaded.get(name, _MISSING) for name in self._attnames]
-        return [value if type(value) in _IMMUTABLE or value is _MISSING else copy.deepcopy(value) for value in values]
-
-    def _changed(self, obj: Model, before: list[Any]) -> tuple[int, ...]:
-        changed = self._differing(obj, before)
+        before = [loaded.get(name, _MISSING) for name in self._attnames]
+        if not _IMMUTABLE.issuperset(map(type, before)):
+            before = [_kept(value) for value in before]
+        operation(obj)
+        changed = self._differing(loaded, before)
         if changed and self._self_setting:
             for field in self._self_setting:
                 field.pre_save(obj, add=False)
-            changed = self._differing(obj, before)
-        return changed
+            changed = self._differing(loaded, before)
+        if changed:
+            writes.add(obj, changed)
 
-    def _differing(self, obj: Model, before: list[Any]) -> tuple[int, ...]:
-        loaded = obj.__dict__
+    def _differing(self, loaded: dict[str, Any], before: list[Any]) -> tuple[Field[Any, Any], ...]:
+        after = [loaded.get(name, _MISSING) for name in self._attnames]
         return tuple(
-            index
-            for index, name in enumerate(self._attnames)
-            if (value := loaded.get(name, _MISSING)) is not before[index] and _differ(value, before[index])
+            field
+            for field, new, old in zip(self._fields, after, before, strict=True)
+            if new is not old and _differ(new, old)
         )
+
+
+def _kept(value: Any) -> Any:
+    """A copy of what an operation could change in place, such as the value of a JSON field."""
+    return value if type(value) in _IMMUTABLE else copy.deepcopy(value)
 
 
 def _differ(value: Any, before: Any) -> bool:

@@ -18,9 +18,10 @@ SQLITE_GAP_SHARE = 0.2
 class Pace:
     """The size of a shard's next batch."""
 
-    def __init__(self, db_alias: str, *, size: int, fixed_size: int | None) -> None:
+    def __init__(self, db_alias: str, *, size: int, max_size: int, fixed_size: int | None) -> None:
         self._is_sqlite = connections[db_alias].vendor == "sqlite"
         self._fixed_size = fixed_size
+        self._max_size = max_size
         self.size: int = fixed_size or size or settings.BATCH_SIZE
         self._started = time.monotonic()
 
@@ -36,7 +37,7 @@ class Pace:
             target = min(target, SQLITE_DURATION)
         if self._fixed_size is None and count >= self.size:
             factor = min(max(target.total_seconds() / elapsed, 0.5), 2)
-            self.size = min(max(int(self.size * factor), 1), settings.MAX_BATCH_SIZE)
+            self.size = min(max(int(self.size * factor), 1), self._max_size)
         return self.size
 
     def make_room(self) -> None:

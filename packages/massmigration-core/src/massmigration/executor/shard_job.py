@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
 import os
 import random
@@ -15,7 +16,7 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from massmigration.conf import settings
 from massmigration.definitions.stages import MappedStage, Stage
-from massmigration.exceptions import LostShard
+from massmigration.exceptions import IdleLimitExceeded, LostShard
 from massmigration.executor.batch import AtomicBatch, fail_batch
 from massmigration.executor.finishing import finish
 from massmigration.executor.outcome import End, OperationRaised, Outcome, RolledBack, Stopped
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 TRIES = 8
 """How often a batch is tried when the database refuses it, before the worker is given back to the queue."""
+
+MAX_SAT_IDLE = 2
+"""How often a batch may lose its connection after the idle limit: once it may have been this process that froze."""
 
 MAX_BACK_OFF = 2.0
 """Seconds between two tries, at most."""
@@ -79,11 +83,10 @@ def _work(claim: Claim, stage: Stage, transport: Transport) -> Outcome:
     job = claim.job
     deadline = time.monotonic() + transport.job_duration().total_seconds()
     try:
-        fixed_size = stage.batch_size if isinstance(stage, MappedStage) else None
-        pace = Pace(job.db_alias, size=claim.batch_size, fixed_size=fixed_size)
+        pace = _pace(claim, stage)
         batch = _Batches(stage, pace)
         while True:
-            outcome = _persistently(batch.run, claim)
+            outcome = _persistently(batch.run, claim, stage.idle_limit or settings.IDLE_LIMIT)
             claim = outcome.claim
             if outcome.end is not End.MORE or transport.stop_requested() or time.monotonic() >= deadline:
                 return outcome
@@ -95,6 +98,14 @@ def _work(claim: Claim, stage: Stage, transport: Transport) -> Outcome:
             connections[job.db_alias].close_if_unusable_or_obsolete()
             shards.release(claim)
         raise
+
+
+def _pace(claim: Claim, stage: Stage) -> Pace:
+    fixed_size, max_size = None, settings.MAX_BATCH_SIZE
+    if isinstance(stage, MappedStage):
+        fixed_size = stage.batch_size
+        max_size = settings.MAX_SET_SIZE if stage.operation_batch else max_size
+    return Pace(claim.job.db_alias, size=claim.batch_size, max_size=max_size, fixed_size=fixed_size)
 
 
 class _Batches:
@@ -123,9 +134,11 @@ class _Batches:
             raise OperationRaised(error) from error
 
 
-def _persistently(run_batch: Callable[[Claim], Outcome], claim: Claim) -> Outcome:
+def _persistently(run_batch: Callable[[Claim], Outcome], claim: Claim, idle_limit: dt.timedelta) -> Outcome:
     """Try a batch again, with growing pauses, when the database refuses it for reasons that pass."""
+    sat_idle = 0
     for attempt in range(TRIES):
+        started = time.monotonic()
         try:
             return run_batch(claim)
         except Stopped:
@@ -139,13 +152,23 @@ def _persistently(run_batch: Callable[[Claim], Outcome], claim: Claim) -> Outcom
                 raise
             logger.warning("A batch of %s was refused (%s); trying it again.", claim.job.key, error)
             _back_off(claim, attempt)
+            sat_idle += time.monotonic() - started >= idle_limit.total_seconds()
         # The commit may have succeeded although its answer was lost.
         again = _read_again(claim)
         if again is None:
             is_done = shards.standing(claim.job).is_done
             return Outcome(end=End.DONE if is_done else End.LOST, claim=claim)
         claim = again
+        if sat_idle == MAX_SAT_IDLE:
+            return fail_batch(claim, IdleLimitExceeded(_idle_advice(idle_limit)))
     return Outcome(end=End.BUSY, claim=claim)
+
+
+def _idle_advice(idle_limit: dt.timedelta) -> str:
+    return (
+        f"The operation left its connection idle for longer than {idle_limit}, and the server ended the batch's "
+        "transaction. Set a longer idle_limit on the migration, make batch_size smaller, or set atomic = False."
+    )
 
 
 def _back_off(claim: Claim, attempt: int) -> None:

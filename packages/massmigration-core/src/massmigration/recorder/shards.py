@@ -7,7 +7,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
-from django.db.models import F, Q
+from django.db.models import F, Max, Q
 
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings
@@ -120,9 +120,15 @@ def _claim(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
         cursor=shard.cursor,
         lower=shard.lower,
         upper=shard.upper,
-        batch_size=shard.batch_size,
+        batch_size=shard.batch_size or _measured_beside(job),
         has_failures=failures.exists(),
     )
+
+
+def _measured_beside(job: Job) -> int:
+    """The batch size that the stage's other shards have come to; 0 if none has."""
+    others = ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, stage=job.stage)
+    return int(others.aggregate(Max("batch_size"))["batch_size__max"] or 0)
 
 
 def read_again(claim: Claim) -> Claim | None:

@@ -1,0 +1,1 @@
+"""Measures the engine against one raw SQL UPDATE of the same rows, in one run."""

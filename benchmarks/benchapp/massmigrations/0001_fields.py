@@ -1,0 +1,14 @@
+"""The user's function on objects; the engine writes back."""
+
+from benchmarks.benchapp.models import Item
+from massmigration.migrations import MapperMigration
+
+
+class Migration(MapperMigration):
+    update_fields = ["slug"]
+
+    def get_queryset(self, db_alias):
+        return Item.objects.only("name", "slug")
+
+    def operation(self, obj, db_alias):
+        obj.slug = obj.name.replace(" ", "-").lower()

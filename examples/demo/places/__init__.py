@@ -1,0 +1,1 @@
+"""Cities, and three mass migrations of them."""

@@ -1,0 +1,27 @@
+"""The admin's pages for the demo."""
+
+from django.contrib import admin
+
+from places.folding import fold
+from places.models import City, Country
+
+
+@admin.register(City)
+class CityAdmin(admin.ModelAdmin):
+    """Found by every name they have, in every script, with or without accents."""
+
+    list_display = ("name", "country_code", "population", "size", "slug")
+    list_filter = ("size",)
+    readonly_fields = ("slug", "search_key", "size")
+    search_fields = ("search_key__contains",)
+    show_full_result_count = False
+
+    def get_search_results(self, request, queryset, search_term):
+        return super().get_search_results(request, queryset, fold(search_term))
+
+
+@admin.register(Country)
+class CountryAdmin(admin.ModelAdmin):
+    """A country's sums."""
+
+    list_display = ("code", "cities", "population")

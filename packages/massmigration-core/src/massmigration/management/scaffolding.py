@@ -1,0 +1,86 @@
+"""Writes the file of a new migration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from django.apps import AppConfig
+from django.core.management.base import CommandError
+from django.template import Context, Engine, TemplateSyntaxError
+
+from massmigration.loader import FOLDER, is_valid_name, store
+
+TEMPLATES = Path(__file__).parent.parent / "templates" / "massmigration" / "migration_templates"
+KINDS = ("simple", "mapper", "custom")
+"""The templates that come with the package."""
+
+
+def create(config: AppConfig, name: str, template: str) -> Path:
+    """Write the app's next migration, depending on its last one, and return where. Never overwrite a file."""
+    text = _template_text(template)
+    _check_name(name)
+    folder = Path(config.path) / FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise CommandError(f"{folder} is not a folder; move it away.")
+    existing = sorted(_existing(folder), key=lambda each: (_number(each), each))
+    _check_new(name, existing, folder)
+    stem = f"{_number(existing[-1]) + 1 if existing else 1:04d}_{name}"
+    source = _render(text, config.label, stem, existing[-1] if existing else None)
+    path = folder / f"{stem}.py"
+    folder.mkdir(exist_ok=True)
+    (folder / "__init__.py").touch()
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(source)
+    except FileExistsError:
+        raise CommandError(f"{path} exists already; nothing was written.") from None
+    store.reset()
+    return path
+
+
+def _existing(folder: Path) -> list[str]:
+    return [path.stem for path in folder.glob("*.py") if is_valid_name(path.stem)]
+
+
+def _number(stem: str) -> int:
+    return int(stem.partition("_")[0])
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+        raise CommandError(
+            f"{name!r} is not a name for a migration: use lower-case letters, digits and underscores, as in "
+            "'fill_slugs'; the number before it is added for you."
+        )
+
+
+def _check_new(name: str, existing: list[str], folder: Path) -> None:
+    for stem in existing:
+        if stem.partition("_")[2] == name:
+            raise CommandError(f"{folder / stem}.py exists already; choose a name other than {name!r}.")
+
+
+def _template_text(template: str) -> str:
+    path = TEMPLATES / f"{template}.py-tpl" if template in KINDS else Path(template)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(
+            f"The template {template!r} cannot be read ({error}); use {', '.join(KINDS)}, or the path of a file."
+        ) from error
+
+
+def _render(text: str, app_label: str, stem: str, last: str | None) -> str:
+    """Fill a template in: `{{ title }}`, `{{ name }}`, `{{ app_label }}` and `{{ dependencies }}`."""
+    lines = ["", "    dependencies = [", f'        ("{app_label}", "{last}"),', "    ]", ""] if last else [""]
+    values = {
+        "app_label": app_label,
+        "name": stem,
+        "title": stem.partition("_")[2].strip("_").replace("_", " ").capitalize(),
+        "dependencies": "\n".join(lines).removesuffix("\n") if last is None else "\n".join(lines),
+    }
+    try:
+        return Engine().from_string(text).render(Context(values, autoescape=False))
+    except TemplateSyntaxError as error:
+        raise CommandError(f"The template is not one of Django's ({error}).") from error

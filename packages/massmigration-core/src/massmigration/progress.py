@@ -1,0 +1,142 @@
+"""Reads how far a migration is, and how fast it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections import deque
+from typing import Any
+
+from massmigration.clock import DatabaseNow
+from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.states import ACTIVE, Status
+
+WINDOW = 10.0
+"""Seconds that the recent speed looks back."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One look at a migration on one database."""
+
+    key: str
+    status: Status
+    attempt_id: str
+    stage: int
+    is_planned: bool
+    is_managed: bool
+    last_error: str
+    total: int | None
+    """Objects of the present stage, when known."""
+
+    is_total_estimated: bool
+    done: int
+    """Objects of the present stage that batches have passed: processed, skipped and failed."""
+
+    processed: int
+    """Objects processed in all stages. Stages that are done once have none."""
+
+    failed: int
+    """Objects of the present stage that failed, at whatever attempt."""
+
+    is_once: bool
+    """Is the present stage done once, rather than mapped over objects?"""
+
+    silence: dt.timedelta | None
+    """How long no worker has checkpointed, when workers hold all that is left of the stage."""
+
+    lease_left: dt.timedelta | None
+    """Then: when the first of their shards is free for others."""
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in ACTIVE
+
+    @property
+    def share(self) -> float | None:
+        """How much of the stage is done, from 0 to 1; 1 only when the migration is applied."""
+        if self.status is Status.APPLIED:
+            return 1.0
+        if self.total is None or not self.is_planned:
+            return None
+        return min(self.done / self.total, 0.999) if self.total else 0.0
+
+
+def read(key: str, db_alias: str) -> Reading | None:
+    """Look at a migration, with two queries. None: it has no record."""
+    record = MigrationRecord.objects.using(db_alias).filter(key=key).first()
+    if record is None:
+        return None
+    shards = ShardRecord.objects.using(db_alias).filter(record_id=key).annotate(now=DatabaseNow())
+    shards = shards.defer("cursor", "lower")
+    present = [shard for shard in shards if shard.stage == record.stage]
+    silence, lease_left = _waits([shard for shard in present if not shard.is_done])
+    return Reading(
+        key=key,
+        status=Status(record.status),
+        attempt_id=str(record.attempt_id),
+        stage=record.stage,
+        is_planned=record.is_planned,
+        is_managed=record.is_managed,
+        last_error=record.last_error,
+        total=record.total,
+        is_total_estimated=record.is_total_estimated,
+        done=sum(shard.processed + shard.skipped + shard.failed for shard in present),
+        processed=sum(shard.processed for shard in shards if shard.upper is not None),
+        failed=sum(shard.failed for shard in present),
+        is_once=bool(present) and all(shard.upper is None for shard in present),
+        silence=silence,
+        lease_left=lease_left,
+    )
+
+
+def _waits(undone: list[Any]) -> tuple[dt.timedelta | None, dt.timedelta | None]:
+    """How long workers that hold all the shards have been silent, and when the first lease ends."""
+    leases = [shard.lease_until - shard.now for shard in undone if shard.lease_until and shard.lease_until > shard.now]
+    if not undone or len(leases) < len(undone):
+        return None, None
+    silences = [shard.now - shard.heartbeat_at for shard in undone if shard.heartbeat_at]
+    return min(silences, default=None), min(leases)
+
+
+class Speed:
+    """Rows a second, from readings at times that the caller gives, in seconds."""
+
+    def __init__(self, window: float = WINDOW) -> None:
+        self._window = window
+        self._stage: tuple[str, int] | None = None
+        self._seen: deque[tuple[float, int]] = deque()
+        self._first = (0.0, 0)
+
+    def add(self, reading: Reading, at: float) -> None:
+        """Take a reading into account. Another stage begins anew."""
+        stage = (reading.key, reading.stage)
+        if stage != self._stage:
+            self._stage = stage
+            self._seen.clear()
+            self._first = (at, reading.done)
+        self._seen.append((at, reading.done))
+        while len(self._seen) > 2 and self._seen[1][0] <= at - self._window:
+            self._seen.popleft()
+
+    @property
+    def recent(self) -> float | None:
+        """Over the sliding window; None before there is anything to compare."""
+        return _rate(self._seen[0], self._seen[-1]) if self._seen else None
+
+    @property
+    def overall(self) -> float | None:
+        """Since the first reading of the stage."""
+        return _rate(self._first, self._seen[-1]) if self._seen else None
+
+    def seconds_left(self, reading: Reading) -> float | None:
+        """Until the end of the stage, at the recent speed; None when that cannot be said."""
+        rate = self.recent or self.overall
+        if not rate or not reading.is_active or reading.total is None or reading.done > reading.total:
+            return None
+        return (reading.total - reading.done) / rate
+
+
+def _rate(first: tuple[float, int], last: tuple[float, int]) -> float | None:
+    seconds = last[0] - first[0]
+    return (last[1] - first[1]) / seconds if seconds > 0 else None

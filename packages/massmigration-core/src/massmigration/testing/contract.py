@@ -1,0 +1,263 @@
+"""The promises that every backend makes. Subclass it, say how to drain the queue, run pytest.
+
+class TestMyBackend(BackendContract):
+    backend_path = "massmigration_example.ExampleBackend"
+
+    def drain(self) -> None:
+        example.work(until_empty=True)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from massmigration import api, sharding, worker
+from massmigration.backends.base import BaseBackend
+from massmigration.backends.handler import get_backend
+from massmigration.exceptions import BadPayload
+from massmigration.jobs import Job, JobKind
+from massmigration.models import Event, ShardRecord
+from massmigration.recorder import records, shards
+from massmigration.states import Status
+from massmigration.testing.contract_base import BATCHES, MAPPED, SIMPLE, TWO_STAGES, ContractBase
+from massmigration.testing.workload import ONCE, calls, objects
+
+
+@pytest.mark.django_db(transaction=True)
+class BackendContract(ContractBase):
+    """Needs pytest-django. The migrations map over rows of `massmigration`'s own tables on the default database."""
+
+    def test_the_operation_is_called_once_for_every_object(self) -> None:
+        self.launch()
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_an_empty_queryset_is_applied(self) -> None:
+        Event.objects.all().delete()
+
+        self.launch()
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+
+    def test_a_simple_migration_is_applied(self) -> None:
+        self.launch(SIMPLE)
+        self.drain()
+
+        assert self.status(SIMPLE) == Status.APPLIED
+        assert calls() == [ONCE]
+
+    def test_the_second_stage_follows_the_first(self) -> None:
+        self.launch(TWO_STAGES)
+        self.drain()
+
+        assert self.status(TWO_STAGES) == Status.APPLIED
+        assert calls() == [*objects(), ONCE]
+
+    def test_several_shards_are_all_done(self, monkeypatch: pytest.MonkeyPatch, short_lease: None) -> None:
+        monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 1)
+        monkeypatch.setattr(
+            type(get_backend()), "split", lambda backend, queryset, keyset, count: sharding.cut(queryset, keyset, 3)
+        )
+
+        self.launch()
+        self.drain()
+
+        assert ShardRecord.objects.filter(is_done=True).count() == 3
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_nothing_depends_on_the_job_that_follows_the_shards(self) -> None:
+        self.deliveries.loses = lambda job: job.kind is JobKind.FINISH
+
+        self.launch()
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+
+    def test_nothing_is_sent_when_the_transaction_rolls_back(self) -> None:
+        with transaction.atomic():
+            self.launch()
+            transaction.set_rollback(True)
+        self.drain()
+
+        assert self.sent.payloads == []
+        assert self.deliveries.payloads == []
+
+    def test_nothing_is_sent_before_the_commit(self) -> None:
+        with transaction.atomic():
+            self.launch()
+            assert self.sent.payloads == []
+            self.drain()
+            assert self.deliveries.payloads == []
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+
+    def test_a_job_delivered_twice_changes_nothing(self, short_lease: None) -> None:
+        self.deliveries.times = 2
+
+        self.launch()
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_a_job_delivered_again_after_the_end_changes_nothing(self) -> None:
+        self.launch()
+        self.drain()
+
+        self.send_again(self.deliveries.payloads)
+
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_a_job_of_a_replaced_attempt_is_dropped(self) -> None:
+        self.mapped.broken = objects()[-1]
+        self.launch()
+        self.drain()
+        old = list(self.deliveries.payloads)
+        self.deliveries.loses = lambda job: True
+        api.retry(MAPPED)
+        self.drain()
+        self.mapped.broken = None
+        self.deliveries.loses = lambda job: False
+
+        self.send_again(old)
+
+        assert self.status() == Status.RUNNING
+        assert calls() == objects()[:-1]
+
+    @pytest.mark.parametrize("stops", [[True], [True] * 100], ids=["once", "always"])
+    def test_an_interrupted_job_goes_on(self, monkeypatch: pytest.MonkeyPatch, stops: list[bool]) -> None:
+        answers = iter(stops)
+        self.replace_stop_requested(monkeypatch, lambda: next(answers, False))
+
+        self.launch()
+        self.drain()
+
+        assert len(self.deliveries.of(JobKind.SHARD)) >= min(len(stops) + 1, BATCHES)
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_a_job_over_its_time_goes_on(self, settings: Any) -> None:
+        settings.MASSMIGRATION_JOB_DURATION = dt.timedelta(0)
+
+        self.launch()
+        self.drain()
+
+        assert len(self.deliveries.of(JobKind.SHARD)) >= BATCHES
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_an_operation_that_raises_fails_the_migration_and_spares_the_worker(self) -> None:
+        self.mapped.broken = objects()[3]
+        self.launch()
+        self.drain()
+
+        assert self.status() == Status.FAILED
+        assert calls() == objects()[:3]
+
+        self.mapped.broken = None
+        api.retry(MAPPED)
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_a_delayed_job_arrives(self) -> None:
+        backend = get_backend()
+        if not backend.supports_delay:
+            pytest.skip("The backend cannot delay jobs.")
+        attempt_id = str(records.launch(api.DEFAULT, MAPPED, backend=self.backend_path, actor="code:contract"))
+
+        job = Job(kind=JobKind.PLAN, key=MAPPED, db_alias=api.DEFAULT, attempt_id=attempt_id)
+        backend.enqueue(job, delay=dt.timedelta(milliseconds=50))
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+
+    def test_a_job_comes_back_while_another_worker_has_its_shard(self, short_lease: None) -> None:
+        self.deliveries.lose_first(JobKind.SHARD)
+        self.launch()
+        self.drain()
+        (payload,) = self.deliveries.of(JobKind.SHARD)
+        shards.claim(Job.loads(payload), "a worker that dies")
+
+        self.send_again([payload])
+
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_resume_goes_on_after_a_pause(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        verbs = iter([api.pause])
+        self.replace_stop_requested(monkeypatch, lambda: next(verbs, lambda key: False)(MAPPED))
+        self.launch()
+        self.drain()
+
+        assert self.status() == Status.PAUSED
+        assert calls() == objects()[:2]
+
+        api.resume(MAPPED)
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    @pytest.mark.parametrize("kind", [JobKind.PLAN, JobKind.SHARD], ids=["plan", "shard"])
+    def test_a_lost_job_is_healed(self, kind: JobKind) -> None:
+        self.deliveries.lose_first(kind)
+        self.launch()
+        self.drain()
+
+        assert self.status() != Status.APPLIED
+
+        self.heal_later()
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+        assert calls() == objects()
+
+    def test_a_send_that_raises_is_an_event_and_is_healed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(backend: BaseBackend, payload: str, delay: dt.timedelta | None) -> None:
+            raise ConnectionError("refused on purpose")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(get_backend()), "send", refuse)
+            self.launch()
+
+        assert Event.objects.filter(key=MAPPED, verb="not sent").count() == 1
+
+        self.heal_later()
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+
+    def test_a_payload_that_is_no_job_is_refused_and_leaves_the_worker_alive(self, short_lease: None) -> None:
+        with pytest.raises(BadPayload):
+            worker.perform("no job")
+        with contextlib.suppress(BadPayload):
+            get_backend().send("no job", None)
+            self.drain()
+
+        self.launch()
+        self.drain()
+
+        assert self.status() == Status.APPLIED
+
+    def test_payloads_are_small_json_and_arrive_as_they_were_sent(self) -> None:
+        self.launch(TWO_STAGES)
+        self.drain()
+
+        assert set(self.deliveries.payloads) <= set(self.sent.payloads)
+        assert {type(payload) for payload in self.deliveries.payloads} == {str}
+        assert max(len(payload) for payload in self.sent.payloads) < 1000
+        assert {json.loads(payload)["key"] for payload in self.sent.payloads} == {TWO_STAGES}

@@ -1,0 +1,77 @@
+import time
+
+import pytest
+
+from massmigration.models import MigrationRecord
+from testsupport import oracle
+from testsupport.testapp.models import Call
+from testsupport.workers import Fleet, wait_until
+
+ROWS = 200
+LEASE = 0.5
+LONG = 3 * LEASE
+
+
+def freeze_inside(worker):
+    """Freeze a worker in the middle of a batch."""
+    for _ in range(100):
+        worker.freeze()
+        if worker.has_uncommitted_work():
+            return
+        worker.thaw()
+        time.sleep(0.05)
+    pytest.fail("The worker was never seen in a batch.")
+
+
+@pytest.mark.parametrize("name", ["0001_once", "0002_by_object", "0003_by_fields", "0004_by_batch"])
+def test_a_frozen_worker_blocks_nobody_and_commits_nothing_when_it_wakes(server_alias, name):
+    oracle.make_items(server_alias, ROWS)
+    with Fleet(server_alias, LEASE=LEASE, IDLE_LIMIT=1, BATCH_DURATION=0.3, BATCH_SIZE=20, SHARDS=2) as fleet:
+        first = fleet.start(fleet.launch(f"testapp:{name}"), pause=0.01)
+        freeze_inside(first)
+
+        fleet.start()
+        fleet.wait_until_applied()
+        assert first.is_frozen()
+        finished = oracle.everything(server_alias), MigrationRecord.objects.using(server_alias).values().get()
+        first.thaw()
+        wait_until(lambda: first.has_logged("was refused"))
+        wait_until(lambda: first.has_logged("idle"))
+
+        assert first.stop() == 0
+        assert finished == (oracle.everything(server_alias), MigrationRecord.objects.using(server_alias).values().get())
+    assert oracle.counts(server_alias) == ([0] if name == "0003_by_fields" else [1])
+    assert oracle.calls(server_alias) == ([] if name in ("0001_once", "0004_by_batch") else oracle.rows(server_alias))
+    assert Call.objects.using(server_alias).filter(item=None).count() == (name == "0001_once")
+    assert oracle.tally(server_alias) == (1 if name == "0001_once" else ROWS, 0, 0)
+
+
+def run_with_two_workers(db_alias, name, *, pause, tmp_path):
+    """Return the calls of the operation, committed or not."""
+    runs = tmp_path / "runs"
+    with Fleet(db_alias, LEASE=LEASE, BATCH_SIZE=ROWS, SHARDS=1) as fleet:
+        fleet.start(fleet.launch(f"testapp:{name}"), pause=pause, runs=str(runs))
+        fleet.start(pause=pause, runs=str(runs))
+        fleet.wait_until_applied()
+        assert len(fleet.alive()) == 2
+    return runs.read_text().split()
+
+
+@pytest.mark.parametrize("name", ["0011_long_once", "0013_long_once_not_atomic"], ids=["atomic", "not atomic"])
+def test_a_call_longer_than_its_lease_is_made_once(db_alias, name, tmp_path):
+    oracle.make_items(db_alias, 5)
+
+    calls = run_with_two_workers(db_alias, name, pause=LONG / 10, tmp_path=tmp_path)
+
+    assert calls == ["once"]
+    assert oracle.counts(db_alias) == [1]
+
+
+@pytest.mark.parametrize("name", ["0012_long_batch", "0014_long_batch_not_atomic"], ids=["atomic", "not atomic"])
+def test_a_batch_longer_than_its_lease_is_run_once(db_alias, name, tmp_path):
+    oracle.make_items(db_alias, 15)
+
+    calls = run_with_two_workers(db_alias, name, pause=LONG / 15, tmp_path=tmp_path)
+
+    assert sorted(map(int, calls)) == oracle.rows(db_alias)
+    assert oracle.counts(db_alias) == [1]

@@ -1,0 +1,252 @@
+import signal
+import threading
+from collections import Counter
+
+import pytest
+from django.db import connections, transaction
+
+from massmigration import api
+from massmigration.backends import handler, healing
+from massmigration.backends.dummy import DummyBackend
+from massmigration.clock import DatabaseNow
+from massmigration.conf import settings as conf
+from massmigration.jobs import Job
+from massmigration.models import MigrationRecord, ShardRecord
+from testsupport import oracle
+from testsupport.testapp.models import Call
+from testsupport.workers import Fleet
+
+KEY = "testapp:0005_two_stages"
+ROWS = 60
+
+# Where a worker dies, and what is committed then: status, stage, whether that is planned, rows, whether shards are left.
+GAPS = [
+    ("shard jobs not sent", ("running", 0, True, 0, True)),
+    ("claimed", ("running", 0, True, 0, True)),
+    ("batch committed", ("running", 0, True, 10, True)),
+    ("continuation not sent", ("running", 0, True, 10, True)),
+    ("last shard done", ("running", 0, True, 60, False)),
+    ("next plan not sent", ("running", 1, False, 60, False)),
+    ("next shard jobs not sent", ("running", 1, True, 60, True)),
+    ("last stage done", ("running", 1, True, 60, False)),
+]
+GAPS_BETWEEN_SHARDS = [
+    ("second shard job not sent", ("running", 0, True, 0, True)),
+    ("first shard done", ("running", 0, True, 50, True)),
+]
+
+
+def by_name(gaps):
+    return {"argvalues": gaps, "ids": [name.replace(" ", "-") for name, _ in gaps]}
+
+
+def made_fleet(db_alias):
+    oracle.make_items(db_alias, ROWS)
+    # One batch a job, and one thread: the shards take turns.
+    return Fleet(db_alias, LEASE=0.5, BATCH_SIZE=10, MAX_BATCH_SIZE=10, JOB_DURATION=0, SHARDS=3)
+
+
+@pytest.fixture
+def fleet(db_alias):
+    with made_fleet(db_alias) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def server_fleet(server_alias):
+    with made_fleet(server_alias) as fleet:
+        yield fleet
+
+
+def standing(db_alias):
+    record = MigrationRecord.objects.using(db_alias).get()
+    has_shards_left = ShardRecord.objects.using(db_alias).filter(is_done=False).exists()
+    return record.status, record.stage, record.is_planned, oracle.rows_counted(db_alias), has_shards_left
+
+
+def assert_healed(fleet, *verbs):
+    """A worker that only heals brings the run to its end, each row once."""
+    fleet.start()
+    fleet.wait_until_applied()
+    assert oracle.counts(fleet.db_alias) == [1]
+    assert Call.objects.using(fleet.db_alias).count() == 1
+    assert oracle.tally(fleet.db_alias) == (ROWS + 1, 0, 0)
+    assert oracle.verbs(fleet.db_alias) == ["launch", *verbs, "finish stage", "plan", "applied"]
+
+
+@pytest.mark.parametrize(("gap", "committed"), **by_name(GAPS))
+def test_a_worker_killed_between_a_commit_and_the_send_after_it_is_healed(fleet, gap, committed):
+    victim = fleet.start(fleet.launch(KEY), die_at=gap)
+    assert victim.wait() == -signal.SIGKILL
+    assert standing(fleet.db_alias) == committed
+
+    assert_healed(fleet, "plan")
+
+
+@pytest.mark.parametrize(("gap", "committed"), **by_name(GAPS_BETWEEN_SHARDS))
+def test_a_worker_killed_between_one_shard_and_the_next_is_healed(server_fleet, gap, committed):
+    victim = server_fleet.start(server_fleet.launch(KEY), die_at=gap)
+    assert victim.wait() == -signal.SIGKILL
+    assert standing(server_fleet.db_alias) == committed
+
+    assert_healed(server_fleet, "plan")
+
+
+def test_a_launch_killed_before_it_sends_is_healed(fleet):
+    victim = fleet.start(call=("launch", KEY), die_at="plan not sent")
+    assert victim.wait() == -signal.SIGKILL
+    assert standing(fleet.db_alias) == ("queued", 0, False, 0, False)
+
+    assert_healed(fleet, "plan")
+
+
+def test_a_lost_plan_message_is_healed(fleet):
+    fleet.launch(KEY)
+
+    assert_healed(fleet, "plan")
+
+
+def test_a_healer_killed_before_it_sends_is_healed(fleet):
+    fleet.launch(KEY)
+    victim = fleet.start(die_at="taken by a healer")
+    assert victim.wait() == -signal.SIGKILL
+    assert MigrationRecord.objects.using(fleet.db_alias).get().send_count == 1
+
+    assert_healed(fleet, "plan")
+
+
+@pytest.mark.parametrize(("stop", "go_on"), [("pause", "resume"), ("cancel", "retry")])
+@pytest.mark.parametrize("is_planned", [False, True], ids=["queued", "planned"])
+def test_an_operator_killed_before_the_send_is_healed(fleet, stop, go_on, is_planned):
+    plan = fleet.launch(KEY)
+    if is_planned:
+        fleet.start(plan, die_at="batch committed").wait()
+    getattr(api, stop)(KEY, fleet.db_alias)
+    victim = fleet.start(call=(go_on, KEY), die_at="plan not sent")
+    assert victim.wait() == -signal.SIGKILL
+    assert standing(fleet.db_alias)[0] == ("running" if is_planned else "queued")
+
+    assert_healed(fleet, *(["plan", stop, go_on] if is_planned else [stop, go_on, "plan"]))
+
+
+@pytest.fixture
+def dummy(settings):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    backend = handler.get_backend()
+    assert isinstance(backend, DummyBackend)
+    return backend
+
+
+def sent(backend):
+    """What was sent since the last time, as pairs of kind and shard, or stage where there is no shard."""
+    jobs = [Job.loads(payload) for payload, _ in backend.sent]
+    backend.clear()
+    return Counter((job.key, job.kind.value, job.shard) for job in jobs)
+
+
+def make_due(db_alias, **changes):
+    past = DatabaseNow(-conf.LEASE)
+    MigrationRecord.objects.using(db_alias).update(next_send_at=past)
+    ShardRecord.objects.using(db_alias).update(next_send_at=past, **changes)
+
+
+def add_record(db_alias, name, *, shards=0, **fields):
+    record = MigrationRecord.objects.using(db_alias).create(key=f"testapp:{name}", **fields)
+    for index in range(shards):
+        ShardRecord.objects.using(db_alias).create(
+            record=record, attempt_id=record.attempt_id, stage=record.stage, index=index
+        )
+    return record
+
+
+def test_a_hundred_healers_send_each_item_once(server_alias, dummy):
+    add_record(server_alias, "0002_by_object")
+    add_record(server_alias, "0003_by_fields", shards=4, status="running", is_planned=True)
+    add_record(server_alias, "0004_by_batch", status="running", is_planned=True)
+    add_record(server_alias, "0005_two_stages", status="running", stage=1)
+    make_due(server_alias)
+    together = threading.Barrier(100)
+
+    def heal():
+        connections[server_alias].ensure_connection()
+        together.wait()
+        healing.heal(server_alias)
+        connections.close_all()
+
+    healers = [threading.Thread(target=heal) for _ in range(100)]
+    for healer in healers:
+        healer.start()
+    for healer in healers:
+        healer.join()
+
+    items = [("testapp:0003_by_fields", "shard", index) for index in range(4)]
+    items += [("testapp:0002_by_object", "plan", 0), ("testapp:0004_by_batch", "finish", 0)]
+    assert sent(dummy) == Counter([*items, (KEY, "plan", 0)])
+
+
+def test_a_heal_leaves_rows_alone_that_a_batch_has_locked(server_alias, dummy):
+    add_record(server_alias, "0003_by_fields", shards=2, status="running", is_planned=True)
+    make_due(server_alias, lease_until=DatabaseNow(-conf.LEASE))
+    done = threading.Event()
+
+    def heal():
+        healing.heal(server_alias)
+        connections.close_all()
+        done.set()
+
+    with transaction.atomic(server_alias):
+        ShardRecord.objects.using(server_alias).filter(index=0).update(fence=1)
+        threading.Thread(target=heal).start()
+        has_waited = not done.wait(5)
+
+    assert done.wait(5)
+    assert not has_waited
+    assert sent(dummy) == {("testapp:0003_by_fields", "shard", 1): 1}
+
+
+@pytest.mark.parametrize("model", [MigrationRecord, ShardRecord], ids=["plan", "shard"])
+def test_the_wait_between_two_sendings_doubles(db_alias, dummy, model):
+    shards = 1 if model is ShardRecord else 0
+    add_record(db_alias, "0003_by_fields", shards=shards, status="running", is_planned=bool(shards))
+
+    waits = []
+    for _ in range(9):
+        make_due(db_alias)
+        assert healing.heal(db_alias) == 1
+        due, now = model.objects.using(db_alias).values_list("next_send_at", DatabaseNow()).get()
+        waits.append(round((due - now) / conf.LEASE))
+
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+
+
+def test_nothing_is_sent_before_it_is_due(db_alias, dummy):
+    add_record(db_alias, "0003_by_fields", shards=2, status="running", is_planned=True)
+    make_due(db_alias)
+    healing.heal(db_alias)
+    dummy.clear()
+
+    assert healing.heal(db_alias) == 0
+    assert dummy.sent == []
+
+
+def test_a_shard_is_not_sent_before_its_lease_has_expired(db_alias, dummy):
+    add_record(db_alias, "0003_by_fields", shards=1, status="running", is_planned=True)
+    make_due(db_alias, lease_until=DatabaseNow(conf.LEASE))
+
+    assert healing.heal(db_alias) == 0
+
+
+@pytest.mark.parametrize("is_planned", [False, True], ids=["unplanned", "planned"])
+@pytest.mark.parametrize("status", ["paused", "failed", "cancelled", "applied"])
+def test_a_record_that_is_not_active_is_left_alone(db_alias, dummy, status, is_planned):
+    add_record(db_alias, "0003_by_fields", shards=1, status=status, is_planned=is_planned)
+    make_due(db_alias)
+
+    assert healing.heal(db_alias) == 0
+
+
+def test_a_run_that_a_migration_manages_itself_is_left_alone(db_alias, dummy):
+    add_record(db_alias, "0003_by_fields", is_managed=False)
+    make_due(db_alias)
+
+    assert healing.heal(db_alias) == 0

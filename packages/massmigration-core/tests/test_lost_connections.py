@@ -1,0 +1,204 @@
+import contextlib
+import datetime as dt
+import time
+
+import pytest
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+from django.db.models import F
+
+from massmigration import api
+from massmigration.migrations import MapperMigration
+from massmigration.models import FailedObject, MigrationRecord, ShardRecord
+from massmigration.states import Status
+from testsupport.adhoc import IMMEDIATE, launch, register
+from testsupport.interference import answer_lost, elsewhere, end_session, session_id, wait_for_waiter
+from testsupport.testapp.models import Call, Place, Tag
+
+ROWS = 30
+
+
+@pytest.fixture(autouse=True)
+def backend(settings):
+    settings.MASSMIGRATION_BACKEND = IMMEDIATE
+
+
+@pytest.fixture
+def places(request):
+    alias = request.getfixturevalue("server_alias" if "server_alias" in request.fixturenames else "db_alias")
+    Place.objects.using(alias).bulk_create(Place(name=f"place {number}") for number in range(ROWS))
+    return alias
+
+
+class Disturbed(MapperMigration):
+    """Counts each place, and calls `disturb` at one of them, once."""
+
+    batch_size = 10
+    at = "place 15"
+
+    def get_queryset(self, db_alias):
+        return Place.objects.all()
+
+    def operation(self, obj, db_alias):
+        Place.objects.using(db_alias).filter(pk=obj.pk).update(n=F("n") + 1)
+        if obj.name == self.at and not hasattr(self, "was_disturbed"):
+            self.was_disturbed = True
+            self.disturb(db_alias)
+
+
+class ByFields(Disturbed):
+    update_fields = ["note"]
+
+    def operation(self, obj, db_alias):
+        super().operation(obj, db_alias)
+        obj.note = "seen"
+
+
+def assert_all_done_once(db_alias, record):
+    assert (record.status, record.last_error) == (Status.APPLIED, "")
+    assert list(Place.objects.using(db_alias).values_list("n", flat=True)) == [1] * ROWS
+    assert ShardRecord.objects.using(db_alias).get().processed == ROWS
+    assert not FailedObject.objects.using(db_alias).exists()
+
+
+def by_orm(db_alias, tag):
+    Tag.objects.using(db_alias).filter(pk=tag).update(name="ours")
+
+
+def by_cursor(db_alias, tag):
+    with connections[db_alias].cursor() as cursor:
+        cursor.execute("UPDATE testapp_tag SET name = 'ours' WHERE id = %s", [tag])
+
+
+def embrace(db_alias, update=by_orm):
+    """Meet another transaction, which waits for this one's rows, in a deadlock that this one loses."""
+    tag = Tag.objects.using(db_alias).get().pk
+    thread = elsewhere(lambda: hold(db_alias, tag))
+    wait_for_waiter(db_alias)
+    try:
+        if db_alias == "postgresql":
+            with connections[db_alias].cursor() as cursor:
+                cursor.execute("SET LOCAL deadlock_timeout = '1ms'")
+        update(db_alias, tag)
+    finally:
+        thread.join(10)
+
+
+def hold(db_alias, tag):
+    """Weighs more than the migration's transaction, which MariaDB chooses as the victim therefore."""
+    with transaction.atomic(using=db_alias), connections[db_alias].cursor() as cursor:
+        if db_alias == "postgresql":
+            cursor.execute("SET LOCAL deadlock_timeout = '10s'")
+        Tag.objects.using(db_alias).filter(pk=tag).update(name="theirs")
+        Call.objects.using(db_alias).bulk_create(Call(migration="weight") for _ in range(500))
+        Place.objects.using(db_alias).filter(name="place 10").update(note="theirs")
+
+
+@pytest.fixture
+def tag(places):
+    return Tag.objects.using(places).create(name="held")
+
+
+@pytest.mark.parametrize("way", [Disturbed, ByFields], ids=["object", "fields"])
+def test_a_deadlock_is_tried_again_and_loses_nothing(server_alias, places, tag, monkeypatch, way):
+    class Deadlocked(way):
+        def disturb(self, db_alias):
+            embrace(db_alias)
+
+    record = launch(register(monkeypatch, Deadlocked), server_alias)
+
+    assert_all_done_once(server_alias, record)
+
+
+@pytest.mark.parametrize("in_block", [False, True], ids=["bare", "in-a-block"])
+@pytest.mark.parametrize("update", [by_orm, by_cursor])
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "in-the-replay-too"])
+def test_a_swallowed_deadlock_loses_and_repeats_nothing(
+    server_alias, places, tag, monkeypatch, in_block, update, times
+):
+    class Swallowing(Disturbed):
+        disturbed = 0
+
+        def operation(self, obj, db_alias):
+            Place.objects.using(db_alias).filter(pk=obj.pk).update(n=F("n") + 1)
+            if obj.name == self.at and self.disturbed < times:
+                Swallowing.disturbed += 1
+                block = transaction.atomic(using=db_alias) if in_block else contextlib.nullcontext()
+                with contextlib.suppress(OperationalError), block:
+                    embrace(db_alias, update)
+
+    record = launch(register(monkeypatch, Swallowing), server_alias)
+
+    if server_alias == "postgresql" and times == 2 and not in_block:
+        # PostgreSQL rolls nothing back unasked: here it is the operation that does not let go of a spoiled savepoint.
+        assert record.status == Status.FAILED
+        assert "without transaction.atomic()" in record.last_error
+    else:
+        assert_all_done_once(server_alias, record)
+
+
+@pytest.mark.parametrize("way", [Disturbed, ByFields], ids=["object", "fields"])
+def test_a_connection_lost_in_mid_batch_is_made_anew(server_alias, places, monkeypatch, way):
+    class Killed(way):
+        def disturb(self, db_alias):
+            end_session(db_alias, session_id(db_alias))
+
+    record = launch(register(monkeypatch, Killed), server_alias)
+
+    assert_all_done_once(server_alias, record)
+
+
+def test_a_connection_whose_loss_is_swallowed_is_made_anew(server_alias, places, monkeypatch):
+    class Swallowing(Disturbed):
+        def disturb(self, db_alias):
+            end_session(db_alias, session_id(db_alias))
+            with contextlib.suppress(DatabaseError, InterfaceError):
+                Tag.objects.using(db_alias).count()
+
+    record = launch(register(monkeypatch, Swallowing), server_alias)
+
+    assert_all_done_once(server_alias, record)
+
+
+def test_a_connection_lost_without_a_transaction_is_made_anew(server_alias, places, monkeypatch):
+    class Killed(Disturbed):
+        atomic = False
+
+        def operation(self, obj, db_alias):
+            if obj.name == self.at and not hasattr(self, "was_disturbed"):
+                self.was_disturbed = True
+                end_session(db_alias, session_id(db_alias))
+            Place.objects.using(db_alias).filter(pk=obj.pk).update(n=F("n") + 1)
+
+    record = launch(register(monkeypatch, Killed), server_alias)
+
+    assert_all_done_once(server_alias, record)
+
+
+LOST = {
+    "default": OperationalError("database is locked"),
+    "postgresql": OperationalError("server closed the connection unexpectedly"),
+    "mariadb": OperationalError(2013, "Lost connection to MySQL server during query"),
+}
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_commit_whose_answer_was_lost_is_not_repeated(db_alias, places, monkeypatch, settings, at):
+    settings.MASSMIGRATION_LEASE = dt.timedelta(milliseconds=200)
+    key = register(monkeypatch, type("Migration", (Disturbed,), {"at": None}))
+
+    with answer_lost(db_alias, LOST[db_alias], at=at) as commits, contextlib.suppress(OperationalError):
+        launch(key, db_alias)
+
+    assert at in commits
+    assert_all_done_once(db_alias, healed(db_alias))
+
+
+def healed(db_alias):
+    """Return the record once healing has brought it to its end."""
+    for _ in range(40):
+        record = MigrationRecord.objects.using(db_alias).get()
+        if record.status == Status.APPLIED:
+            return record
+        time.sleep(0.05)
+        api.heal(db_alias)
+    return record

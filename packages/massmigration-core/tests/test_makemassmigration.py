@@ -1,0 +1,152 @@
+import importlib.util
+import io
+
+import pytest
+from django.apps import apps
+from django.core.management import CommandError, call_command
+
+from massmigration.definitions.base import BaseMigration
+from massmigration.exceptions import BadMigrationFile
+from massmigration.loader import store
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The test app's, moved to an empty place."""
+    monkeypatch.setattr(apps.get_app_config("testapp"), "path", str(tmp_path))
+    yield tmp_path / "massmigrations"
+    store.reset()
+
+
+def make(*arguments, **options):
+    stdout = io.StringIO()
+    call_command("makemassmigration", *arguments, stdout=stdout, **options)
+    return stdout.getvalue()
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Migration("testapp", path.stem)
+
+
+def test_the_first_migration_makes_the_folder(folder):
+    output = make("testapp", "fill_slugs")
+
+    assert output == f"Created {folder / '0001_fill_slugs.py'}\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["0001_fill_slugs.py", "__init__.py"]
+    assert load(folder / "0001_fill_slugs.py").dependencies == ()
+
+
+def test_the_next_one_depends_on_the_last(folder):
+    make("testapp", "one")
+    (folder / "0009_nine.py").touch()
+    (folder / "0010_ten.py").touch()
+    (folder / "helpers.py").touch()
+
+    make("testapp", "after")
+
+    assert load(folder / "0011_after.py").dependencies == [("testapp", "0010_ten")]
+
+
+@pytest.mark.parametrize("template", ["simple", "mapper", "custom"])
+@pytest.mark.parametrize("count", [1, 2], ids=["first", "second"])
+def test_every_template_makes_a_migration_that_imports(folder, template, count):
+    for number in range(count):
+        make("testapp", f"fill_{number}", template=template)
+
+    migration = load(max(folder.glob("0*.py")))
+
+    assert isinstance(migration, BaseMigration)
+    assert migration.get_stages()
+
+
+@pytest.mark.parametrize("template", ["simple", "mapper", "custom"])
+def test_the_made_file_is_tidy(folder, template):
+    make("testapp", "first")
+    make("testapp", "py_fill_slugs_py", template=template)
+
+    text = (folder / "0002_py_fill_slugs_py.py").read_text()
+
+    assert text.startswith('"""Py fill slugs py."""\n\nfrom massmigration')
+    assert text.endswith(")\n")
+    assert "\n\n\n\n" not in text
+    assert not [line for line in text.splitlines() if line != line.rstrip() or len(line) > 88]
+    compile(text, "made", "exec")
+
+
+def test_a_template_of_the_users_own_is_filled_in(folder, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("# {{ app_label }} {{ name }} {{ title }}\n{{ dependencies }}")
+
+    make("testapp", "its", template=str(own))
+
+    assert (folder / "0001_its.py").read_text() == "# testapp 0001_its Its\n"
+
+
+@pytest.mark.parametrize("name", ["Slugs", "0002_slugs", "fill-slugs", "slugs.py", "../x", "", "ä"])
+def test_a_bad_name_is_refused(folder, name):
+    with pytest.raises(CommandError, match="is not a name for a migration"):
+        make("testapp", name)
+
+    assert not folder.exists()
+
+
+def test_a_name_that_is_taken_is_refused(folder):
+    make("testapp", "slugs")
+
+    with pytest.raises(CommandError, match=r"0001_slugs\.py exists already"):
+        make("testapp", "slugs")
+
+
+def test_an_existing_file_is_never_overwritten(folder, monkeypatch):
+    make("testapp", "slugs")
+    before = (folder / "0001_slugs.py").read_text()
+    monkeypatch.setattr("massmigration.management.scaffolding._existing", lambda folder: [])
+
+    with pytest.raises(CommandError, match="exists already; nothing was written"):
+        make("testapp", "slugs", template="simple")
+
+    assert (folder / "0001_slugs.py").read_text() == before
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder):
+    folder.touch()
+
+    with pytest.raises(CommandError, match="is not a folder"):
+        make("testapp", "slugs")
+
+
+def test_an_unknown_app_is_told_with_djangos_words_and_exit_code(folder):
+    with pytest.raises(CommandError, match="No installed app with label 'nope'") as raised:
+        make("nope", "slugs")
+
+    assert raised.value.returncode == 2
+
+
+def test_a_template_that_is_not_there_is_refused(folder):
+    with pytest.raises(CommandError, match="use simple, mapper, custom, or the path of a file"):
+        make("testapp", "slugs", template="nope")
+
+    assert not folder.exists()
+
+
+def test_a_template_that_is_broken_is_refused(folder, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text("{% nope %}")
+
+    with pytest.raises(CommandError, match="The template is not one of Django's"):
+        make("testapp", "slugs", template=str(own))
+
+    assert not folder.exists()
+
+
+def test_what_was_made_is_found_at_once(folder):
+    store.reset()
+    assert store.of_app("testapp") == []
+
+    make("testapp", "slugs")
+
+    with pytest.raises(BadMigrationFile, match=r"testapp/massmigrations/0001_slugs\.py"):
+        store.get("testapp:0001_slugs")  # its package, which was imported before, is elsewhere

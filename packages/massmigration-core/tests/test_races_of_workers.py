@@ -1,0 +1,197 @@
+import datetime as dt
+
+import pytest
+from django.db import connections
+
+from massmigration import api, sharding
+from massmigration.backends.base import BaseBackend
+from massmigration.backends.pool import Pool
+from massmigration.jobs import Job
+from massmigration.recorder import finishing, shards
+from massmigration.worker import perform
+from testsupport import races
+from testsupport.oracle import calls, counts, make_items, rows, verbs
+from testsupport.races import ONCE_EACH
+from testsupport.threads import (
+    PATIENCE,
+    Gate,
+    aside,
+    aside_together,
+    end_session,
+    held_at_commit,
+    session,
+    wait_until_blocked,
+)
+
+CHECKPOINT = r"SET .cursor. ="
+CLAIM = r"SET .lease_token. = (?!NULL)"
+APPLIED = r"SET .status. ="
+POOL = Pool(size=8)
+
+
+@pytest.fixture
+def race(server_alias, settings):
+    yield from races.race(server_alias, settings)
+
+
+@pytest.fixture
+def two_shards(race, monkeypatch, settings):
+    monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 1)
+    settings.MASSMIGRATION_SHARDS = 2
+    race.migration.batch_size = 100
+    return race.plan()
+
+
+def held(race, pattern, gate, call, *args):
+    with held_at_commit(race.db_alias, pattern, gate):
+        return call(*args)
+
+
+def test_a_claim_does_not_wait_for_another(race):
+    gate = Gate()
+    job = race.claimable()
+    first = aside(held, race, CLAIM, gate, shards.claim, job, "first")
+    gate.await_arrivals()
+
+    assert shards.claim(job, "second") is None
+
+    gate.open()
+
+    assert first.result(PATIENCE) is not None
+
+
+@pytest.mark.parametrize("turn", range(10))
+def test_one_of_many_claims_at_once_wins(race, turn):
+    job = race.claimable()
+
+    claims = aside_together([lambda: shards.claim(job, "one of many")] * 4)
+
+    assert len([claim for claim in claims if claim]) == 1
+
+
+def test_a_batch_keeps_others_away_although_its_lease_has_run_out(race, settings):
+    gate = Gate()
+    (payload,) = race.plan()
+    settings.MASSMIGRATION_LEASE = dt.timedelta(0)
+    race.migration.before = gate.wait
+    worker = aside(perform, payload)
+    gate.await_arrivals()
+
+    assert shards.claim(Job.loads(payload), "second") is None
+
+    gate.open()
+    worker.result(PATIENCE)
+    race.drain()
+
+    assert race.ending == ONCE_EACH
+
+
+def test_a_frozen_worker_whose_transaction_was_ended_commits_nothing(race):
+    gate, sessions = Gate(), []
+    (payload,) = race.plan()
+
+    def freeze():
+        sessions.append(session(race.db_alias))
+        gate.wait()
+
+    race.migration.before = freeze
+    frozen = aside(perform, payload)
+    gate.await_arrivals()
+    end_session(race.db_alias, sessions[0])
+    race.expire()
+    perform(payload)
+
+    assert race.ending == ONCE_EACH
+
+    gate.open()
+    frozen.result(PATIENCE)
+
+    assert race.ending == ONCE_EACH
+
+
+def test_a_batch_that_the_server_rolled_back_unnoticed_is_done_again(race):
+    race.migration.before = lambda: connections[race.db_alias].connection.rollback()
+
+    race.launch()
+    race.drain()
+
+    assert race.ending == ONCE_EACH
+
+
+def test_a_batch_rolled_back_unnoticed_does_not_commit_over_the_next_owner(race):
+    gate = Gate()
+    (payload,) = race.plan()
+
+    def roll_back_and_freeze():
+        connections[race.db_alias].connection.rollback()
+        gate.wait()
+
+    race.migration.before = roll_back_and_freeze
+    frozen = aside(perform, payload)
+    gate.await_arrivals()
+    race.expire()
+    perform(payload)
+    gate.open()
+    frozen.result(PATIENCE)
+
+    assert race.ending == ONCE_EACH
+
+
+def test_two_shards_that_finish_together_are_applied_once(race, two_shards):
+    gate = Gate()
+    workers = [aside(held, race, CHECKPOINT, gate, perform, payload) for payload in two_shards]
+    gate.await_arrivals(2)
+    gate.open()
+    results = [worker.result(PATIENCE) for worker in workers]
+
+    assert results == [None, None]
+    assert race.sent == []
+    assert race.ending == ONCE_EACH
+
+
+def test_of_two_looks_at_once_one_moves_the_record_on(race):
+    gate = Gate()
+    (payload,) = race.plan()
+    first = aside(held, race, APPLIED, gate, perform, payload)
+    gate.await_arrivals()
+    second = aside(finishing.look, Job.loads(payload), 1)
+    wait_until_blocked(race.db_alias)
+    gate.open()
+    first.result(PATIENCE)
+
+    assert second.result(PATIENCE) is finishing.Look.NOTHING
+    assert race.ending == ONCE_EACH
+
+
+class TwiceBackend(BaseBackend):
+    """Delivers every job to two threads at the same time."""
+
+    supports_delay = True
+
+    def send(self, payload, delay):
+        for _ in range(2):
+            POOL.put(lambda: self.run(payload), delay.total_seconds() if delay else 0)
+
+    def run(self, payload):
+        try:
+            self.perform(payload)
+        finally:
+            connections.close_all()
+
+
+@pytest.mark.parametrize("name", ["0002_by_object", "0004_by_batch", "0005_two_stages"])
+def test_every_row_is_done_once_when_every_job_is_delivered_twice(server_alias, name, monkeypatch, settings):
+    monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 1)
+    settings.MASSMIGRATION_BACKEND = f"{__name__}.TwiceBackend"
+    settings.MASSMIGRATION_SHARDS = 4
+    settings.MASSMIGRATION_BATCH_SIZE = 8
+    settings.MASSMIGRATION_JOB_DURATION = dt.timedelta(0)
+    settings.MASSMIGRATION_LEASE = dt.timedelta(seconds=0.4)
+    make_items(server_alias, 100)
+
+    api.launch(f"testapp:{name}", server_alias)
+
+    assert POOL.wait_until_idle(PATIENCE)
+    assert verbs(server_alias).count("applied") == 1
+    assert counts(server_alias) == [1]
+    assert calls(server_alias) == (rows(server_alias) if name == "0002_by_object" else [])

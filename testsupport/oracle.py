@@ -1,0 +1,46 @@
+"""Asks the database whether every row was done exactly once, and whether the bookkeeping says the same."""
+
+from __future__ import annotations
+
+from django.db.models import Sum
+
+from massmigration.models import Event, FailedObject, ShardRecord
+from testsupport.testapp.models import Call, Item
+
+
+def make_items(db_alias: str, count: int) -> None:
+    Item.objects.using(db_alias).bulk_create(Item(name=f"Item {number}") for number in range(count))
+
+
+def counts(db_alias: str) -> list[int]:
+    """How often rows were counted, each number once."""
+    return sorted(set(Item.objects.using(db_alias).values_list("n", flat=True)))
+
+
+def calls(db_alias: str) -> list[int]:
+    """The rows that operations logged calls for."""
+    return sorted(Call.objects.using(db_alias).exclude(item=None).values_list("item", flat=True))
+
+
+def rows(db_alias: str) -> list[int]:
+    return sorted(Item.objects.using(db_alias).values_list("pk", flat=True))
+
+
+def tally(db_alias: str) -> tuple[int, int, int]:
+    """What the shards say they have processed, skipped and failed."""
+    sums = ShardRecord.objects.using(db_alias).aggregate(*map(Sum, ("processed", "skipped", "failed")))
+    return sums["processed__sum"], sums["skipped__sum"], sums["failed__sum"]
+
+
+def verbs(db_alias: str) -> list[str]:
+    return list(Event.objects.using(db_alias).order_by("pk").values_list("verb", flat=True))
+
+
+def everything(db_alias: str) -> list[list[dict[str, object]]]:
+    """All rows of the tables that a migration writes to."""
+    models = (Item, Call, ShardRecord, FailedObject, Event)
+    return [list(model._base_manager.using(db_alias).order_by("pk").values()) for model in models]
+
+
+def rows_counted(db_alias: str) -> int:
+    return Item.objects.using(db_alias).exclude(n=0).count()

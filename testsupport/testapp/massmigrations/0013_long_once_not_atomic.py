@@ -1,0 +1,13 @@
+"""A call that outlasts its lease, without a transaction around it."""
+
+from massmigration.migrations import SimpleMigration
+from testsupport.testapp import knobs
+
+
+class Migration(SimpleMigration):
+    atomic = False
+
+    def operation(self, db_alias):
+        knobs.note_run("once")
+        knobs.count(db_alias)
+        knobs.pause(10)
