@@ -1,4 +1,4 @@
-"""Lets a worker die by SIGKILL exactly between a commit and what follows it.
+"""Lets a worker die by SIGKILL exactly where it hurts: around a commit, above all between it and the send after it.
 
 The environment variable MM_TEST_DIE_AT names the gap.
 """
@@ -52,12 +52,15 @@ def _looks(stage: int, *, is_last: bool) -> Callable[..., bool]:
 
 LOCAL = "massmigration.backends.local.LocalBackend"
 SHARD_JOB = "massmigration.executor.shard_job"
+BATCH_SHARDS = "massmigration.executor.batch.shards"
 
 DEATHS = {
     "plan not sent": Death(LOCAL, "send", _sends(JobKind.PLAN, 0)),
     "shard jobs not sent": Death(LOCAL, "send_all", _sends_all(0)),
     "second shard job not sent": Death(LOCAL, "send", _second_time(_sends(JobKind.SHARD, 0))),
     "claimed": Death(f"{SHARD_JOB}.shards", "claim", is_after=True),
+    "checkpoint not written": Death(BATCH_SHARDS, "end_batch"),
+    "checkpoint not committed": Death(BATCH_SHARDS, "end_batch", is_after=True),
     "batch committed": Death("massmigration.executor.batch.AtomicBatch", "run", is_after=True),
     "continuation not sent": Death(LOCAL, "send_continuation"),
     "first shard done": Death(SHARD_JOB, "finish", _looks(0, is_last=False)),

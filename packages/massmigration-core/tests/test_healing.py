@@ -19,10 +19,13 @@ from testsupport.workers import Fleet
 KEY = "testapp:0005_two_stages"
 ROWS = 60
 
-# Where a worker dies, and what is committed then: status, stage, whether that is planned, rows, whether shards are left.
+# Where a worker dies, and what is committed then:
+# status, stage, whether that is planned, rows, whether shards are left.
 GAPS = [
     ("shard jobs not sent", ("running", 0, True, 0, True)),
     ("claimed", ("running", 0, True, 0, True)),
+    ("checkpoint not written", ("running", 0, True, 0, True)),
+    ("checkpoint not committed", ("running", 0, True, 0, True)),
     ("batch committed", ("running", 0, True, 10, True)),
     ("continuation not sent", ("running", 0, True, 10, True)),
     ("last shard done", ("running", 0, True, 60, False)),

@@ -45,7 +45,7 @@ def kill_at_random(fleet, kills, seed):
         inside += victim.has_uncommitted_work()
         victim.kill()
         fleet.start(pause=PAUSE)
-    print(f"{inside} of {kills} kills fell into a transaction with uncommitted work; seed {seed}.")
+    print(f"{inside} of {kills} kills fell into a transaction with uncommitted work; seed {seed}.")  # noqa: T201
     return inside
 
 

@@ -69,6 +69,14 @@ def by_cursor(db_alias, tag):
         cursor.execute("UPDATE testapp_tag SET name = 'ours' WHERE id = %s", [tag])
 
 
+deadlocks = []
+
+
+@pytest.fixture(autouse=True)
+def count_deadlocks():
+    deadlocks.clear()
+
+
 def embrace(db_alias, update=by_orm):
     """Meet another transaction, which waits for this one's rows, in a deadlock that this one loses."""
     tag = Tag.objects.using(db_alias).get().pk
@@ -79,6 +87,9 @@ def embrace(db_alias, update=by_orm):
             with connections[db_alias].cursor() as cursor:
                 cursor.execute("SET LOCAL deadlock_timeout = '1ms'")
         update(db_alias, tag)
+    except OperationalError as error:
+        deadlocks.append(error)
+        raise
     finally:
         thread.join(10)
 
@@ -106,6 +117,7 @@ def test_a_deadlock_is_tried_again_and_loses_nothing(server_alias, places, tag, 
 
     record = launch(register(monkeypatch, Deadlocked), server_alias)
 
+    assert len(deadlocks) == 1
     assert_all_done_once(server_alias, record)
 
 
@@ -128,6 +140,7 @@ def test_a_swallowed_deadlock_loses_and_repeats_nothing(
 
     record = launch(register(monkeypatch, Swallowing), server_alias)
 
+    assert len(deadlocks) == times
     if server_alias == "postgresql" and times == 2 and not in_block:
         # PostgreSQL rolls nothing back unasked: here it is the operation that does not let go of a spoiled savepoint.
         assert record.status == Status.FAILED

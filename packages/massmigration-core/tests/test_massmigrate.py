@@ -4,11 +4,11 @@ import threading
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.models import Value
 from django.db.models.functions import Concat
 
-from massmigration import api
+from massmigration import api, progress
 from massmigration.backends import handler
 from massmigration.clock import DatabaseNow
 from massmigration.loader import store
@@ -270,6 +270,23 @@ def test_a_record_that_is_forgotten_ends_the_watching(db_alias, two, settings, m
 
     with pytest.raises(CommandError, match="has no record on database"):
         run("testapp:0002", database=db_alias)
+
+
+def test_a_database_that_does_not_answer_for_a_moment_is_asked_again(db_alias, two, monkeypatch):
+    make_items(db_alias, 10)
+    read, errors = progress.read, [OperationalError("database is locked")]
+
+    def read_or_raise(*arguments):
+        if records.get(db_alias, two[1].key) and errors:
+            raise errors.pop()
+        return read(*arguments)
+
+    monkeypatch.setattr(progress, "read", read_or_raise)
+
+    stdout, stderr = run("testapp:0002", database=db_alias)
+
+    assert rows_reported(stdout) == "testapp:0002_early applied: 10 rows"
+    assert stderr == "The database does not answer (database is locked); trying again.\n"
 
 
 def test_recover_sends_what_is_stuck_and_works_at_it(db_alias, two, settings):

@@ -221,6 +221,18 @@ def test_on_a_terminal_one_line_is_redrawn(clock):
     assert "501" not in text
 
 
+def test_of_what_is_done_once_no_line_is_left_on_a_terminal(clock):
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as stream:
+        bar = Bar(stream)
+        bar.show(reading(is_once=True))
+        bar.show(reading(is_once=True, status=Status.APPLIED), is_last=True)
+        text = os.read(master, 10_000).decode()
+    os.close(master)
+
+    assert text == "\rshop:0002_slugs running\r                       \r"
+
+
 def test_a_quiet_bar_says_nothing(clock):
     stream = io.StringIO()
     bar = Bar(stream, is_quiet=True)

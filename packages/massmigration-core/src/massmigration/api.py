@@ -5,6 +5,10 @@ Refusals are raised here or below, as subclasses of `MassMigrationError`, in the
 
 from __future__ import annotations
 
+from functools import partial
+
+from django.db import transaction
+
 from massmigration import actors
 from massmigration.backends import handler, healing
 from massmigration.exceptions import AlreadyLaunched
@@ -12,6 +16,7 @@ from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
 from massmigration.recorder import attempts, records
+from massmigration.signals import announce, migration_paused
 from massmigration.states import ACTIVE, Status
 
 DEFAULT = "default"
@@ -37,6 +42,7 @@ def pause(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> Non
     """Stop from the next batch on. Raise `InvalidTransition` unless it is queued or running."""
     with actors.acting(actor) as who:
         records.move(db_alias, key, Status.PAUSED, "pause", actor=who)
+        transaction.on_commit(partial(announce, migration_paused, key, db_alias, actor=who), using=db_alias)
 
 
 def resume(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
@@ -62,6 +68,31 @@ def retry(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> Non
     with actors.acting(actor) as who:
         record = attempts.retry(db_alias, key, actor=who, source_hash=migration.source_hash)
         _send_plan(db_alias, record)
+
+
+def restart(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Begin a new attempt from the first row. Raise as `retry` does."""
+    migration = store.get(key)
+    migration.check_dependencies(db_alias)
+    with actors.acting(actor) as who:
+        record = attempts.restart(db_alias, key, actor=who, source_hash=migration.source_hash)
+        _send_plan(db_alias, record)
+
+
+def fake(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Mark as applied without running. Raise `InvalidTransition` while it is queued or running, or if it is applied."""
+    store.get(key).check_db_alias(db_alias)
+    with actors.acting(actor) as who:
+        attempts.fake(db_alias, key, actor=who)
+
+
+def forget(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+    """Delete the record, but not its events. The file need not exist any more.
+
+    Raise `InvalidTransition` while it is queued or running, or when there is no record.
+    """
+    with actors.acting(actor) as who:
+        attempts.forget(db_alias, key, actor=who)
 
 
 def heal(db_alias: str = DEFAULT) -> int:

@@ -20,11 +20,11 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     # Queued to applied does not exist: even an empty queryset is planned first.
     Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
     Status.RUNNING: frozenset({Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.APPLIED}),
-    # Paused to running: the stage was planned before the pause; otherwise back to queued.
-    Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED}),
-    # Out of failed and cancelled only by a retry, which is a new attempt.
-    Status.FAILED: frozenset({Status.QUEUED, Status.RUNNING}),
-    Status.CANCELLED: frozenset({Status.QUEUED, Status.RUNNING}),
+    # Paused to running: the stage was planned before the pause; otherwise back to queued. To applied by a fake.
+    Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED, Status.APPLIED}),
+    # Out of failed and cancelled only by a new attempt: a retry, a restart, or a fake, which alone makes them applied.
+    Status.FAILED: frozenset({Status.QUEUED, Status.RUNNING, Status.APPLIED}),
+    Status.CANCELLED: frozenset({Status.QUEUED, Status.RUNNING, Status.APPLIED}),
     Status.APPLIED: frozenset(),
 }
 

@@ -23,6 +23,7 @@ from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.keyset import Keyset
 from massmigration.recorder import events, records
 from massmigration.sharding import Plan, cut
+from massmigration.signals import announce, migration_launched
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class BaseBackend(ABC):
             actor=actors.current(),
             source_hash=migration.source_hash,
         )
+        tell = partial(announce, migration_launched, migration.key, db_alias, actor=actors.current())
+        transaction.on_commit(tell, using=db_alias)
         self.enqueue(Job(kind=JobKind.PLAN, key=migration.key, db_alias=db_alias, attempt_id=str(attempt_id)))
 
     def run_simple(self, migration: BaseMigration, db_alias: str) -> None:

@@ -10,13 +10,14 @@ from django.db import connections
 
 from massmigration.conf import settings
 from massmigration.definitions.stages import MappedStage, Stage
-from massmigration.executor.finishing import finish
+from massmigration.executor.finishing import fail, finish
 from massmigration.executor.transport import Transport
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.keyset import Keyset
 from massmigration.querysets import prepare
-from massmigration.recorder import finishing, records, shards
+from massmigration.recorder import records, shards
 from massmigration.sharding import ONCE, Plan
+from massmigration.signals import announce, migration_started
 from massmigration.states import ACTIVE
 from massmigration.transient import is_transient
 
@@ -38,9 +39,10 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
             if is_transient(error):
                 return Delivery(job=job, delay=settings.LEASE / 4)
             logger.exception("Migration %s could not be planned.", job.key)
-            finishing.fail(job, f"{type(error).__name__}: {error}")
+            fail(job, f"{type(error).__name__}: {error}")
             return None
-        records.plan(job, plan)
+        if records.plan(job, plan) and record.started_at is None:
+            announce(migration_started, job.key, job.db_alias)
     left = shards.undone(job)
     if left:
         jobs = [dataclasses.replace(job, kind=JobKind.SHARD, shard=index) for index in left]

@@ -9,11 +9,10 @@ from django.db import DatabaseError, InterfaceError, connections
 from massmigration.conf import settings
 from massmigration.exceptions import BadMigrationFile, MassMigrationError, MigrationNotFound
 from massmigration.executor import planning, shard_job
-from massmigration.executor.finishing import finish
+from massmigration.executor.finishing import fail, finish
 from massmigration.executor.transport import Transport
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.loader import store
-from massmigration.recorder import finishing
 from massmigration.transient import is_transient
 
 logger = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ def _run(job: Job, transport: Transport) -> Delivery | None:
         if job.stage >= len(stages):
             raise BadMigrationFile(f"Migration {job.key!r} has {len(stages)} stages; stage {job.stage} is gone.")
     except MassMigrationError as error:
-        finishing.fail(job, str(error))
+        fail(job, str(error))
         return None
     logger.debug("Running %s.", job)
     if job.kind is JobKind.PLAN:

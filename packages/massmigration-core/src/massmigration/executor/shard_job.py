@@ -18,14 +18,15 @@ from massmigration.conf import settings
 from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.exceptions import IdleLimitExceeded, LostShard
 from massmigration.executor.batch import AtomicBatch, fail_batch
-from massmigration.executor.finishing import finish
+from massmigration.executor.finishing import fail, finish
 from massmigration.executor.outcome import End, OperationRaised, Outcome, RolledBack, Stopped
 from massmigration.executor.pace import Pace
 from massmigration.executor.stepwise import StepwiseBatch
+from massmigration.executor.telling import ProgressTeller
 from massmigration.executor.transport import Transport
 from massmigration.executor.work import Work, work_of
 from massmigration.jobs import Delivery, Job
-from massmigration.recorder import finishing, shards
+from massmigration.recorder import shards
 from massmigration.recorder.shards import Claim
 from massmigration.transient import is_transient
 
@@ -52,8 +53,7 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
             finish(job, len(stages), transport)
             return None
         if outcome.end is End.FAILED:
-            finishing.fail(job, outcome.error)
-            logger.error("Migration %s on database %s failed: %s", job.key, job.db_alias, outcome.error)
+            fail(job, outcome.error)
         shards.release(outcome.claim)
         # The status is read after the release, or a resume in between would be lost.
         if outcome.end is End.LOST or not shards.is_running(job):
@@ -85,8 +85,10 @@ def _work(claim: Claim, stage: Stage, transport: Transport) -> Outcome:
     try:
         pace = _pace(claim, stage)
         batch = _Batches(stage, pace)
+        progress = ProgressTeller()
         while True:
             outcome = _persistently(batch.run, claim, stage.idle_limit or settings.IDLE_LIMIT)
+            progress.tell(job, outcome.claim.processed - claim.processed)
             claim = outcome.claim
             if outcome.end is not End.MORE or transport.stop_requested() or time.monotonic() >= deadline:
                 return outcome

@@ -102,10 +102,13 @@ class Bar:
         if not self._is_live:
             self._write(render(reading, self._speed, 1000) + "\n")
             return
-        line = render(reading, self._speed, self._columns() - 1)
+        # Of something done once, the result says all there is to say.
+        line = "" if is_last and reading.is_once else render(reading, self._speed, self._columns() - 1)
         self._write("\r" + line.ljust(self._drawn))
         self._drawn = len(line)
-        if is_last:
+        if not line:
+            self._write("\r")
+        elif is_last:
             self._end_line()
 
     def note(self, text: str) -> None:

@@ -1,8 +1,15 @@
-"""Replaces a record's attempt: retry goes on from the cursors, restart begins again."""
+"""Replaces a record's attempt: retry goes on from the cursors, restart begins again, fake and forget end it.
+
+Whatever replaces an attempt takes all shards from it in the same transaction. That waits for the batches in flight,
+so none of them can commit afterwards.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Iterator
+from typing import Any
 
 from django.db import DatabaseError
 from django.db.models import F
@@ -10,58 +17,90 @@ from django.db.models import F
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings
 from massmigration.exceptions import BatchInFlight, InvalidTransition
-from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.models import FailedObject, MigrationRecord, ShardRecord
 from massmigration.recorder import events, records
-from massmigration.states import Status
+from massmigration.states import FINAL, Status
 from massmigration.transactions import engine_transaction
 from massmigration.transient import is_transient
 
-REPLACEABLE = frozenset({Status.FAILED, Status.CANCELLED})
+RETRIED = frozenset({Status.FAILED, Status.CANCELLED})
+FAKED = frozenset({Status.PAUSED, Status.FAILED, Status.CANCELLED})
+FORGOTTEN = FINAL | {Status.PAUSED}
 
 
 def retry(db_alias: str, key: str, *, actor: str, source_hash: str = "") -> MigrationRecord:
     """Begin a new attempt from the cursors of the last, and return the record as it is now.
 
     Raise `InvalidTransition` unless it has failed or was cancelled, `BatchInFlight` when a batch of the
-    old attempt takes longer than `MASSMIGRATION_LOCK_WAIT` to end.
+    old attempt takes longer than `MASSMIGRATION_LOCK_WAIT` to end. The same holds for the others below.
     """
-    record = records.get(db_alias, key)
-    if record is None or record.status not in REPLACEABLE:
-        status = record.status if record else "not launched"
-        raise InvalidTransition(
-            f"Cannot retry migration {key!r} on database {db_alias!r}: it is {status}; "
-            "only one that is failed or cancelled can be retried."
-        )
-    try:
-        return _replace(db_alias, record, actor=actor, source_hash=source_hash)
-    except DatabaseError as error:
-        if not is_transient(error):
-            raise
-        raise BatchInFlight(_who(db_alias, key)) from error
-
-
-def _replace(db_alias: str, old: MigrationRecord, *, actor: str, source_hash: str) -> MigrationRecord:
-    attempt_id = uuid.uuid4()
+    old = records.require(db_alias, key, "retry", RETRIED)
     target = Status.RUNNING if old.is_planned else Status.QUEUED
-    with engine_transaction(db_alias, lock_wait=settings.LOCK_WAIT):
+    with _replacing(old, db_alias, "retry", target, actor=actor, **_begun(actor, source_hash)):
+        pass
+    return MigrationRecord.objects.using(db_alias).get(key=key)
+
+
+def restart(db_alias: str, key: str, *, actor: str, source_hash: str = "") -> MigrationRecord:
+    """Begin a new attempt from the start, and return the record as it is now."""
+    old = records.require(db_alias, key, "restart", RETRIED)
+    fields = {"stage": 0, "is_planned": False, "total": None, "is_total_estimated": False, "started_at": None}
+    with _replacing(old, db_alias, "restart", Status.QUEUED, actor=actor, **fields, **_begun(actor, source_hash)):
+        _resolve_all(db_alias, key)
+        ShardRecord.objects.using(db_alias).filter(record_id=key).delete()
+    return MigrationRecord.objects.using(db_alias).get(key=key)
+
+
+def fake(db_alias: str, key: str, *, actor: str) -> None:
+    """Mark it as applied although it has not run to its end. Without a record, insert one."""
+    if records.get(db_alias, key) is None:
+        records.insert_faked(db_alias, key, actor=actor)
+        return
+    old = records.require(db_alias, key, "fake", FAKED)
+    fields = {"was_faked": True, "finished_at": DatabaseNow(), "last_error": ""}
+    with _replacing(old, db_alias, "fake", Status.APPLIED, actor=actor, **fields):
+        _resolve_all(db_alias, key)
+
+
+def forget(db_alias: str, key: str, *, actor: str) -> None:
+    """Delete the record, as if it had never been launched. Its events stay."""
+    old = records.require(db_alias, key, "forget", FORGOTTEN)
+    with _replacing(old, db_alias, "forget", None, actor=actor):
+        ShardRecord.objects.using(db_alias).filter(record_id=key).delete()
+        FailedObject.objects.using(db_alias).filter(record_id=key).delete()
+        MigrationRecord.objects.using(db_alias).filter(key=key).delete()
+
+
+def _begun(actor: str, source_hash: str) -> dict[str, Any]:
+    """The fields of an attempt that begins."""
+    return {
+        "launched_by": actor,
+        "launched_at": DatabaseNow(),
+        "finished_at": None,
+        "last_error": "",
+        "source_hash": source_hash,
+        "next_send_at": DatabaseNow(settings.LEASE),
+        "send_count": 0,
+    }
+
+
+@contextlib.contextmanager
+def _replacing(
+    old: MigrationRecord, db_alias: str, verb: str, target: Status | None, *, actor: str, **fields: Any
+) -> Iterator[None]:
+    """Replace the attempt as it was read, with its shards; the block is a part of the transaction."""
+    attempt_id = uuid.uuid4()
+    with _bounded(db_alias, old.key), engine_transaction(db_alias, lock_wait=settings.LOCK_WAIT):
         replaced = (
             MigrationRecord.objects.using(db_alias)
             .filter(key=old.key, attempt_id=old.attempt_id, status=old.status, is_planned=old.is_planned)
-            .update(
-                attempt_id=attempt_id,
-                status=target,
-                launched_by=actor,
-                launched_at=DatabaseNow(),
-                finished_at=None,
-                last_error="",
-                source_hash=source_hash,
-                next_send_at=DatabaseNow(settings.LEASE),
-                send_count=0,
-            )
+            .update(attempt_id=attempt_id, status=target or old.status, **fields)
         )
         if not replaced:
-            raise InvalidTransition(f"Migration {old.key!r} on database {db_alias!r} was changed by somebody else.")
-        # Waits for the batches in flight; none of them can commit afterwards.
+            raise InvalidTransition(
+                f"Migration {old.key!r} on database {db_alias!r} was changed by somebody else meanwhile. "
+                f"Look at it again, then {verb} it if it is still needed."
+            )
         ShardRecord.objects.using(db_alias).filter(record_id=old.key).update(
             attempt_id=attempt_id,
             fence=F("fence") + 1,
@@ -70,10 +109,30 @@ def _replace(db_alias: str, old: MigrationRecord, *, actor: str, source_hash: st
             next_send_at=DatabaseNow(settings.LEASE),
             send_count=0,
         )
+        yield
         events.add(
-            db_alias, old.key, "retry", attempt_id=attempt_id, actor=actor, from_status=old.status, to_status=target
+            db_alias,
+            old.key,
+            verb,
+            attempt_id=attempt_id,
+            actor=actor,
+            from_status=old.status,
+            to_status=target or "",
         )
-    return MigrationRecord.objects.using(db_alias).get(key=old.key)
+
+
+@contextlib.contextmanager
+def _bounded(db_alias: str, key: str) -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        if not is_transient(error):
+            raise
+        raise BatchInFlight(_who(db_alias, key)) from error
+
+
+def _resolve_all(db_alias: str, key: str) -> None:
+    FailedObject.objects.using(db_alias).filter(record_id=key, resolved_at=None).update(resolved_at=DatabaseNow())
 
 
 def _who(db_alias: str, key: str) -> str:

@@ -43,14 +43,24 @@ def launch(
         source_hash=source_hash,
         next_send_at=DatabaseNow(settings.LEASE),
     )
+    _insert(db_alias, record, "launch", actor=actor)
+    return record.attempt_id
+
+
+def insert_faked(db_alias: str, key: str, *, actor: str) -> None:
+    """Insert a record that says applied, of a migration that was never launched. Raise `AlreadyLaunched` as above."""
+    record = MigrationRecord(key=key, status=Status.APPLIED, was_faked=True, finished_at=DatabaseNow())
+    _insert(db_alias, record, "fake", actor=actor)
+
+
+def _insert(db_alias: str, record: MigrationRecord, verb: str, *, actor: str) -> None:
     try:
         with engine_transaction(db_alias, durable=False):
             record.save(using=db_alias, force_insert=True)
-            events.add(db_alias, key, "launch", attempt_id=record.attempt_id, actor=actor, to_status=Status.QUEUED)
+            events.add(db_alias, record.key, verb, attempt_id=record.attempt_id, actor=actor, to_status=record.status)
     except IntegrityError:
-        other = get(db_alias, key) or record
+        other = get(db_alias, record.key) or record
         raise AlreadyLaunched(already_launched(db_alias, other)) from None
-    return record.attempt_id
 
 
 def already_launched(db_alias: str, record: MigrationRecord) -> str:
@@ -99,15 +109,21 @@ def plan(job: Job, plan: Plan) -> bool:
     return True
 
 
+def require(db_alias: str, key: str, verb: str, sources: Collection[Status]) -> MigrationRecord:
+    """The record, if its status is among `sources`. Raise `InvalidTransition`, which says what was found."""
+    record = get(db_alias, key)
+    if record is None or record.status not in sources:
+        raise InvalidTransition(_refusal(db_alias, key, record, verb, sources))
+    return record
+
+
 def move(db_alias: str, key: str, target: Status, verb: str, *, actor: str) -> MigrationRecord:
     """Move the record to `target` as `TRANSITIONS` allows, and return it as it was before.
 
     Raise `InvalidTransition` when it cannot get there from where it is.
     """
     for _ in range(MOVE_TRIES):
-        record = get(db_alias, key)
-        if record is None or record.status not in sources_of(target):
-            raise InvalidTransition(_refusal(db_alias, key, record, verb, sources_of(target)))
+        record = require(db_alias, key, verb, sources_of(target))
         if _move(db_alias, record, target, verb, actor=actor):
             return record
     raise InvalidTransition(f"Migration {key!r} on database {db_alias!r} keeps changing; try to {verb} it again.")
@@ -115,9 +131,7 @@ def move(db_alias: str, key: str, target: Status, verb: str, *, actor: str) -> M
 
 def resume(db_alias: str, key: str, *, actor: str) -> MigrationRecord:
     """Move a paused record to running where its stage is planned, else to queued. Return it as it was before."""
-    record = get(db_alias, key)
-    if record is None or record.status != Status.PAUSED:
-        raise InvalidTransition(_refusal(db_alias, key, record, "resume", {Status.PAUSED}))
+    record = require(db_alias, key, "resume", {Status.PAUSED})
     target = Status.RUNNING if record.is_planned else Status.QUEUED
     if not _move(db_alias, record, target, "resume", actor=actor):
         raise InvalidTransition(_refusal(db_alias, key, get(db_alias, key), "resume", {Status.PAUSED}))
@@ -159,4 +173,12 @@ def _refusal(db_alias: str, key: str, record: MigrationRecord | None, verb: str,
     )
 
 
-_DONE = {"pause": "paused", "resume": "resumed", "cancel": "cancelled"}
+_DONE = {
+    "pause": "paused",
+    "resume": "resumed",
+    "cancel": "cancelled",
+    "retry": "retried",
+    "restart": "restarted",
+    "fake": "faked",
+    "forget": "forgotten",
+}

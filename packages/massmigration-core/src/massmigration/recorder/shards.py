@@ -33,6 +33,7 @@ class Claim:
     upper: list[Any] | None
     batch_size: int
     has_failures: bool
+    processed: int = 0
 
     @property
     def after(self) -> list[Any] | None:
@@ -122,6 +123,7 @@ def _claim(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
         upper=shard.upper,
         batch_size=shard.batch_size or _measured_beside(job),
         has_failures=failures.exists(),
+        processed=shard.processed,
     )
 
 
@@ -178,7 +180,13 @@ def end_batch(claim: Claim, progress: Progress) -> Claim | None:
     )
     if not ended:
         return None
-    return dataclasses.replace(claim, fence=claim.fence + 1, cursor=progress.cursor, batch_size=progress.batch_size)
+    return dataclasses.replace(
+        claim,
+        fence=claim.fence + 1,
+        cursor=progress.cursor,
+        batch_size=progress.batch_size,
+        processed=claim.processed + progress.processed,
+    )
 
 
 def renew(claim: Claim) -> bool:
