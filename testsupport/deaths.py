@@ -1,6 +1,6 @@
-"""Lets a worker die by SIGKILL exactly where it hurts: around a commit, above all between it and the send after it.
+"""Lets a worker die, or freeze, exactly where it hurts: around a commit, above all between it and the send after it.
 
-The environment variable MM_TEST_DIE_AT names the gap.
+The environment variable MM_TEST_DIE_AT, or MM_TEST_FREEZE_AT, names the place.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import dataclasses
 import itertools
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -20,7 +21,7 @@ from massmigration.recorder import shards
 
 
 @dataclasses.dataclass(frozen=True)
-class Death:
+class Place:
     """Before or after a call of the function `owner.name` that meets the condition."""
 
     owner: str
@@ -50,50 +51,63 @@ def _looks(stage: int, *, is_last: bool) -> Callable[..., bool]:
     return lambda job, *args: job.stage == stage and is_last == (not shards.undone(job))
 
 
+def _tells(verb: str) -> Callable[..., bool]:
+    return lambda db_alias, key, told, **fields: told == verb
+
+
 LOCAL = "massmigration.backends.local.LocalBackend"
 SHARD_JOB = "massmigration.executor.shard_job"
 BATCH_SHARDS = "massmigration.executor.batch.shards"
+EVENTS = "massmigration.recorder.events"
 
-DEATHS = {
-    "plan not sent": Death(LOCAL, "send", _sends(JobKind.PLAN, 0)),
-    "shard jobs not sent": Death(LOCAL, "send_all", _sends_all(0)),
-    "second shard job not sent": Death(LOCAL, "send", _second_time(_sends(JobKind.SHARD, 0))),
-    "claimed": Death(f"{SHARD_JOB}.shards", "claim", is_after=True),
-    "checkpoint not written": Death(BATCH_SHARDS, "end_batch"),
-    "checkpoint not committed": Death(BATCH_SHARDS, "end_batch", is_after=True),
-    "batch committed": Death("massmigration.executor.batch.AtomicBatch", "run", is_after=True),
-    "continuation not sent": Death(LOCAL, "send_continuation"),
-    "first shard done": Death(SHARD_JOB, "finish", _looks(0, is_last=False)),
-    "last shard done": Death(SHARD_JOB, "finish", _looks(0, is_last=True)),
-    "next plan not sent": Death(LOCAL, "send", _sends(JobKind.PLAN, 1)),
-    "next shard jobs not sent": Death(LOCAL, "send_all", _sends_all(1)),
-    "last stage done": Death(SHARD_JOB, "finish", _looks(1, is_last=True)),
-    "taken by a healer": Death("massmigration.backends.healing.due", "take", is_after=True),
+PLACES = {
+    "plan not sent": Place(LOCAL, "send", _sends(JobKind.PLAN, 0)),
+    "shard jobs not sent": Place(LOCAL, "send_all", _sends_all(0)),
+    "second shard job not sent": Place(LOCAL, "send", _second_time(_sends(JobKind.SHARD, 0))),
+    "claimed": Place(f"{SHARD_JOB}.shards", "claim", is_after=True),
+    "checkpoint not written": Place(BATCH_SHARDS, "end_batch"),
+    "checkpoint not committed": Place(BATCH_SHARDS, "end_batch", is_after=True),
+    "batch committed": Place("massmigration.executor.batch.AtomicBatch", "run", is_after=True),
+    "continuation not sent": Place(LOCAL, "send_continuation"),
+    "first shard done": Place(SHARD_JOB, "finish", _looks(0, is_last=False)),
+    "last shard done": Place(SHARD_JOB, "finish", _looks(0, is_last=True)),
+    "next plan not sent": Place(LOCAL, "send", _sends(JobKind.PLAN, 1)),
+    "next shard jobs not sent": Place(LOCAL, "send_all", _sends_all(1)),
+    "last stage done": Place(SHARD_JOB, "finish", _looks(1, is_last=True)),
+    # Inside transactions.
+    "planning": Place(EVENTS, "add", _tells("plan")),
+    "looking": Place(EVENTS, "add", _tells("applied")),
+    "taking": Place("massmigration.recorder.due", "_wait"),
+    "taken by a healer": Place("massmigration.backends.healing.due", "take", is_after=True),
 }
 
 
 def arm() -> None:
-    """Set up the death that the environment asks for."""
-    if name := os.environ.get("MM_TEST_DIE_AT"):
-        _wrap(DEATHS[name])
+    """Set up what the environment asks for."""
+    for variable, number in (("MM_TEST_DIE_AT", signal.SIGKILL), ("MM_TEST_FREEZE_AT", signal.SIGSTOP)):
+        if name := os.environ.get(variable):
+            _wrap(PLACES[name], number)
 
 
-def _wrap(death: Death) -> None:
-    owner = import_string(death.owner)
-    function = getattr(owner, death.name)
+def _wrap(place: Place, number: signal.Signals) -> None:
+    owner = import_string(place.owner)
+    function = getattr(owner, place.name)
+    once = itertools.count()
 
     @wraps(function)
     def mortal(*args: Any, **kwargs: Any) -> Any:
-        dies = death.when(*args, **kwargs)
-        if dies and not death.is_after:
-            die()
+        is_here = place.when(*args, **kwargs)
+        if is_here and not place.is_after:
+            _strike(number, once)
         result = function(*args, **kwargs)
-        if dies and result:
-            die()
+        if is_here and place.is_after and result:
+            _strike(number, once)
         return result
 
-    setattr(owner, death.name, mortal)
+    setattr(owner, place.name, mortal)
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _strike(number: signal.Signals, once: Iterator[int]) -> None:
+    if next(once) == 0:
+        # To this thread, which would else run on until the main thread has stopped the process.
+        signal.pthread_kill(threading.get_ident(), number)

@@ -157,11 +157,17 @@ class Fleet:
         shutil.rmtree(self._folder)
 
     def start(
-        self, *payloads: str, call: tuple[str, str] | None = None, die_at: str = "", pause: float = 0, runs: str = ""
+        self,
+        *payloads: str,
+        call: tuple[str, str] | None = None,
+        die_at: str = "",
+        freeze_at: str = "",
+        pause: float = 0,
+        runs: str = "",
     ) -> Worker:
         """Start a worker that first runs these jobs, or gives an operator's verb itself: `call=("launch", key)`.
 
-        `die_at` is one of `testsupport.deaths`; `pause` makes operations last, in seconds a row.
+        `die_at` and `freeze_at` are places of `testsupport.deaths`; `pause` makes operations last, in seconds a row.
         """
         number = len(self.workers) + 1
         log, noted = self._folder / f"{number}.log", self._folder / f"{number}.sessions"
@@ -171,7 +177,12 @@ class Fleet:
             "payloads": payloads,
             "call": call,
             "settings": self._settings,
-            "environ": {"MM_TEST_DIE_AT": die_at, "MM_TEST_PAUSE": str(pause), "MM_TEST_RUNS": runs},
+            "environ": {
+                "MM_TEST_DIE_AT": die_at,
+                "MM_TEST_FREEZE_AT": freeze_at,
+                "MM_TEST_PAUSE": str(pause),
+                "MM_TEST_RUNS": runs,
+            },
             "log": str(log),
             "sessions": str(noted),
         }

@@ -49,6 +49,18 @@ class Diner(Restaurant):
     has_jukebox = models.BooleanField(default=False)
 
 
+class Shop(models.Model):
+    shop_id = models.AutoField(primary_key=True)
+    wares = models.CharField(max_length=20, default="")
+
+    def __str__(self):
+        return self.wares
+
+
+class Cafe(Place, Shop):
+    """Has two parents, whose keys have nothing to do with each other."""
+
+
 class CheapRestaurant(Restaurant):
     class Meta:
         proxy = True

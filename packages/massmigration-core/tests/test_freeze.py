@@ -23,6 +23,10 @@ def freeze_inside(worker):
     pytest.fail("The worker was never seen in a batch.")
 
 
+def snapshot(db_alias):
+    return oracle.everything(db_alias), MigrationRecord.objects.using(db_alias).values().get()
+
+
 @pytest.mark.parametrize("name", ["0001_once", "0002_by_object", "0003_by_fields", "0004_by_batch"])
 def test_a_frozen_worker_blocks_nobody_and_commits_nothing_when_it_wakes(server_alias, name):
     oracle.make_items(server_alias, ROWS)
@@ -33,25 +37,51 @@ def test_a_frozen_worker_blocks_nobody_and_commits_nothing_when_it_wakes(server_
         fleet.start()
         fleet.wait_until_applied()
         assert first.is_frozen()
-        finished = oracle.everything(server_alias), MigrationRecord.objects.using(server_alias).values().get()
+        finished = snapshot(server_alias)
         first.thaw()
         wait_until(lambda: first.has_logged("was refused"))
         wait_until(lambda: first.has_logged("idle"))
 
         assert first.stop() == 0
-        assert finished == (oracle.everything(server_alias), MigrationRecord.objects.using(server_alias).values().get())
+        assert snapshot(server_alias) == finished
     assert oracle.counts(server_alias) == ([0] if name == "0003_by_fields" else [1])
     assert oracle.calls(server_alias) == ([] if name in ("0001_once", "0004_by_batch") else oracle.rows(server_alias))
     assert Call.objects.using(server_alias).filter(item=None).count() == (name == "0001_once")
     assert oracle.tally(server_alias) == (1 if name == "0001_once" else ROWS, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("place", "complaint"),
+    [("planning", "was refused"), ("looking", "was refused"), ("taking", "Healing on database")],
+    ids=["plan", "look", "heal"],
+)
+def test_a_worker_frozen_in_another_transaction_of_the_engine_blocks_nobody(server_alias, place, complaint):
+    oracle.make_items(server_alias, ROWS)
+    with Fleet(server_alias, LEASE=LEASE, IDLE_LIMIT=1, SHARDS=2) as fleet:
+        plan = fleet.launch("testapp:0002_by_object")
+        first = fleet.start(*([] if place == "taking" else [plan]), freeze_at=place)
+        wait_until(first.is_frozen)
+
+        fleet.start()
+        fleet.wait_until_applied()
+        assert first.is_frozen()
+        finished = snapshot(server_alias)
+        first.thaw()
+        wait_until(lambda: first.has_logged(complaint))
+
+        assert first.stop() == 0
+        assert snapshot(server_alias) == finished
+    assert oracle.counts(server_alias) == [1]
+    assert oracle.verbs(server_alias) == ["launch", "plan", "applied"]
+
+
 def run_with_two_workers(db_alias, name, *, pause, tmp_path):
-    """Return the calls of the operation, committed or not."""
+    """Deliver the run's job to both. Return the calls of the operation, committed or not."""
     runs = tmp_path / "runs"
     with Fleet(db_alias, LEASE=LEASE, BATCH_SIZE=ROWS, SHARDS=1) as fleet:
-        fleet.start(fleet.launch(f"testapp:{name}"), pause=pause, runs=str(runs))
-        fleet.start(pause=pause, runs=str(runs))
+        plan = fleet.launch(f"testapp:{name}")
+        fleet.start(plan, pause=pause, runs=str(runs))
+        fleet.start(plan, pause=pause, runs=str(runs))
         fleet.wait_until_applied()
         assert len(fleet.alive()) == 2
     return runs.read_text().split()

@@ -60,7 +60,7 @@ def run_and_kill(name, db_alias, *, kills, rows, seed):
         inside = kill_at_random(fleet, kills, seed)
         for worker in fleet.alive():
             worker.hurry()
-        fleet.wait_until_applied(timeout=60)
+        fleet.wait_until_applied(timeout=30 * kills)
     return inside
 
 

@@ -70,17 +70,21 @@ def by_cursor(db_alias, tag):
 
 
 deadlocks = []
+others = []
 
 
 @pytest.fixture(autouse=True)
-def count_deadlocks():
+def watch():
     deadlocks.clear()
+    yield
+    while others:
+        others.pop().join(10)
 
 
 def embrace(db_alias, update=by_orm):
     """Meet another transaction, which waits for this one's rows, in a deadlock that this one loses."""
     tag = Tag.objects.using(db_alias).get().pk
-    thread = elsewhere(lambda: hold(db_alias, tag))
+    others.append(elsewhere(lambda: hold(db_alias, tag)))
     wait_for_waiter(db_alias)
     try:
         if db_alias == "postgresql":
@@ -90,8 +94,6 @@ def embrace(db_alias, update=by_orm):
     except OperationalError as error:
         deadlocks.append(error)
         raise
-    finally:
-        thread.join(10)
 
 
 def hold(db_alias, tag):
@@ -140,7 +142,8 @@ def test_a_swallowed_deadlock_loses_and_repeats_nothing(
 
     record = launch(register(monkeypatch, Swallowing), server_alias)
 
-    assert len(deadlocks) == times
+    # On PostgreSQL a block of its own saves the operation; elsewhere the whole transaction is gone.
+    assert len(deadlocks) == (1 if server_alias == "postgresql" and in_block else times)
     if server_alias == "postgresql" and times == 2 and not in_block:
         # PostgreSQL rolls nothing back unasked: here it is the operation that does not let go of a spoiled savepoint.
         assert record.status == Status.FAILED

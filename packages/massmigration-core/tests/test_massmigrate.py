@@ -1,23 +1,19 @@
 import io
 import re
-import threading
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connections
 from django.db.models import Value
 from django.db.models.functions import Concat
 
-from massmigration import api, progress
+from massmigration import api
 from massmigration.backends import handler
 from massmigration.clock import DatabaseNow
 from massmigration.loader import store
 from massmigration.migrations import MapperMigration
 from massmigration.models import Event, MigrationRecord
-from massmigration.recorder import records
 from testsupport.oracle import make_items
 from testsupport.testapp.models import Item
-from testsupport.workers import wait_until
 
 DUMMY = "massmigration.backends.dummy.DummyBackend"
 NAME = "0003_by_fields"
@@ -192,19 +188,6 @@ def test_an_active_migration_is_joined(db_alias, two, settings):
     assert "is queued already; watching it." in stderr
 
 
-def test_one_that_is_launched_by_others_in_the_meantime_is_joined(db_alias, two, monkeypatch):
-    make_items(db_alias, 10)
-    launch = api.launch
-
-    def launch_twice(key, alias):
-        launch(key, alias)
-        launch(key, alias)
-
-    monkeypatch.setattr(api, "launch", launch_twice)
-
-    assert run("testapp:0002", database=db_alias)[0].startswith("testapp:0002_early applied")
-
-
 def test_stages_follow_each_other(db_alias):
     make_items(db_alias, 10)
 
@@ -239,54 +222,6 @@ def test_detach_is_refused_where_jobs_would_end_with_the_command(db_alias):
         run(KEY, database=db_alias, detach=True)
 
     assert not MigrationRecord.objects.using(db_alias).exists()
-
-
-@pytest.mark.parametrize("verb", ["pause", "cancel"])
-def test_a_stop_by_somebody_else_ends_the_watching(db_alias, two, settings, verb):
-    settings.MASSMIGRATION_BACKEND = DUMMY
-    errors = []
-
-    def watch():
-        try:
-            run("testapp:0002", database=db_alias)
-        except CommandError as error:
-            errors.append(error)
-        finally:
-            connections.close_all()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    wait_until(lambda: records.get(db_alias, two[1].key))
-    getattr(api, verb)(two[1].key, db_alias)
-    thread.join(10)
-
-    assert errors[0].returncode == 4
-    assert "by somebody else. Go on: manage.py massmigrate testapp 0002_early" in str(errors[0])
-
-
-def test_a_record_that_is_forgotten_ends_the_watching(db_alias, two, settings, monkeypatch):
-    settings.MASSMIGRATION_BACKEND = DUMMY
-    monkeypatch.setattr(api, "launch", lambda key, alias: None)
-
-    with pytest.raises(CommandError, match="has no record on database"):
-        run("testapp:0002", database=db_alias)
-
-
-def test_a_database_that_does_not_answer_for_a_moment_is_asked_again(db_alias, two, monkeypatch):
-    make_items(db_alias, 10)
-    read, errors = progress.read, [OperationalError("database is locked")]
-
-    def read_or_raise(*arguments):
-        if records.get(db_alias, two[1].key) and errors:
-            raise errors.pop()
-        return read(*arguments)
-
-    monkeypatch.setattr(progress, "read", read_or_raise)
-
-    stdout, stderr = run("testapp:0002", database=db_alias)
-
-    assert rows_reported(stdout) == "testapp:0002_early applied: 10 rows"
-    assert stderr == "The database does not answer (database is locked); trying again.\n"
 
 
 def test_recover_sends_what_is_stuck_and_works_at_it(db_alias, two, settings):

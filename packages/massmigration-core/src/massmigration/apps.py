@@ -13,6 +13,8 @@ class MassMigrationConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from massmigration.backends import launching  # models are not loaded before
+        from massmigration import checks  # models are not loaded before
+        from massmigration.backends import launching
 
+        checks.connect()
         launching.connect()

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.conf import settings as django_settings
 
+PREFIX = "MASSMIGRATION_"
+
 
 class Settings:
     """Each attribute `X` is the default of the setting `MASSMIGRATION_X`."""
@@ -44,10 +46,18 @@ class Settings:
     SHARDS: int = 8
     """Into how many shards a stage is cut, about. SQLite always gets one."""
 
+    RECORD_CACHE_TIMEOUT: dt.timedelta | float = dt.timedelta(seconds=60)
+    """How long a process remembers that a migration is applied; a number is in seconds."""
+
+    def given(self) -> dict[str, Any]:
+        """The settings that the project itself gives, known or not, by their names without `MASSMIGRATION_`."""
+        names = [name for name in dir(django_settings) if name.startswith(PREFIX) and name.isupper()]
+        return {name.removeprefix(PREFIX): getattr(django_settings, name) for name in names}
+
     def __getattribute__(self, name: str) -> Any:
         if not name.isupper():
             return super().__getattribute__(name)
-        return getattr(django_settings, f"MASSMIGRATION_{name}", super().__getattribute__(name))
+        return getattr(django_settings, PREFIX + name, super().__getattribute__(name))
 
 
 settings = Settings()

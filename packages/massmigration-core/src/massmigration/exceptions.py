@@ -12,7 +12,7 @@ class MassMigrationError(Exception):
         super().__init__(message or self.__doc__)
 
 
-class MigrationNotFound(MassMigrationError, LookupError):
+class MigrationNotFound(MassMigrationError, LookupError, ValueError):
     """There is no migration file with that app and name."""
 
 
@@ -38,6 +38,14 @@ class DatabaseNotAllowed(MassMigrationError):
 
 class DependencyNotApplied(MassMigrationError):
     """A migration that this one depends on has not been applied."""
+
+
+class RequiredMigrationNotApplied(MassMigrationError):
+    """Code was called that requires a migration which has not been applied."""
+
+
+class RecordsUnreadable(MassMigrationError, ImproperlyConfigured):
+    """The table of records is missing on that database, or out of date."""
 
 
 class AlreadyLaunched(MassMigrationError):

@@ -78,6 +78,7 @@ class ShardRecord(models.Model):
     failed = models.PositiveBigIntegerField(default=0)
     batch_size = models.PositiveIntegerField(default=0, help_text="Rows in the next batch; 0: not yet measured.")
     is_done = models.BooleanField(default=False)
+    is_redo = models.BooleanField(default=False, help_text="Its range is one of failed objects, by their own id.")
 
     class Meta:
         ordering = ("record_id", "stage", "index")

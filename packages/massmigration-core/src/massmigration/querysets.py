@@ -59,15 +59,19 @@ def _refusal(queryset: QuerySet[Any]) -> str | None:
     return None
 
 
+def is_joined(queryset: QuerySet[Any]) -> bool:
+    """Whether its conditions reach into other tables, so that an object may be in it more than once."""
+    return any(getattr(table, "join_type", None) for table in queryset.query.alias_map.values())
+
+
 def can_lock_directly(queryset: QuerySet[Any]) -> bool:
     """Whether `select_for_update()` on this very queryset locks its own rows, all of them, and no others."""
     query = queryset.query
     if query.distinct or query.group_by is not None or query.is_sliced or query.combinator:
         return False
-    is_joined = any(getattr(table, "join_type", None) for table in query.alias_map.values())
-    if is_joined or query.select_related:
-        return connections[queryset.db].features.has_select_for_update_of and not is_joined
-    return True
+    if is_joined(queryset):
+        return False
+    return not query.select_related or bool(connections[queryset.db].features.has_select_for_update_of)
 
 
 def lock(queryset: QuerySet[Any]) -> QuerySet[Any]:

@@ -16,18 +16,21 @@ class Pool:
     def __init__(self, size: int) -> None:
         self.size = size
         self.is_stopping = False
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """A fork takes no threads along; what waits is the parent's to run; its lock may be held by nobody."""
         self._changed = threading.Condition()
         self._waiting: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._running = 0
         self._threads: list[threading.Thread] = []
-        self._pid = os.getpid()
 
     def put(self, call: Callable[[], None], delay: float = 0) -> None:
         """Run `call` in a thread, `delay` seconds from now at the earliest."""
         with self._changed:
-            if self._pid != os.getpid():  # a fork takes no threads along
-                self._pid, self._threads, self._running = os.getpid(), [], 0
             heapq.heappush(self._waiting, (time.monotonic() + delay, next(self._order), call))
             if len(self._threads) < self.size and len(self._waiting) + self._running > len(self._threads):
                 name = f"massmigration-{len(self._threads) + 1}"

@@ -28,6 +28,16 @@ class MapperMigration(BaseMigration):
     batch_size: int | None = None
     """Rows in every batch; None: batches adapt to `MASSMIGRATION_BATCH_DURATION`."""
 
+    on_error: str = "stop"
+    """What to do about an object for which `operation` raises.
+
+    `"stop"`: everything before it is committed and the migration fails; a retry goes on at it. `"continue"`: it is
+    recorded and the work goes on; at the end the migration is failed, and a retry does the failed objects again.
+    """
+
+    max_failures: int | None = 1000
+    """How many failed objects `on_error = "continue"` bears before it stops; None: any number."""
+
     lock_rows: bool = True
     """Whether objects given to `operation` are locked until their batch commits.
 
@@ -62,6 +72,8 @@ class MapperMigration(BaseMigration):
                 operation_batch=self.operation_batch if by_batch else None,
                 update_fields=self.update_fields,
                 lock_rows=self.lock_rows,
+                on_error=self.on_error,
+                max_failures=self.max_failures,
                 batch_size=self.batch_size,
             )
         ]
@@ -80,6 +92,10 @@ class MapperMigration(BaseMigration):
             problem = "has update_fields, which operation_batch() does not use; remove one of them"
         elif isinstance(self.update_fields, str) or (self.update_fields is not None and not self.update_fields):
             problem = f"has update_fields = {self.update_fields!r}; it must be a list of field names"
+        elif self.on_error not in ("stop", "continue"):
+            problem = f"has on_error = {self.on_error!r}; allowed: 'stop', 'continue'"
+        elif self.max_failures is not None and self.max_failures < 0:
+            problem = f"has max_failures = {self.max_failures!r}; it must be 0 or more, or None"
         elif self.batch_size is not None and self.batch_size < 1:
             problem = f"has batch_size = {self.batch_size!r}; it must be 1 or more, or None"
         if problem:

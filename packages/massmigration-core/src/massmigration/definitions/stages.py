@@ -45,5 +45,11 @@ class MappedStage(Stage):
     lock_rows: bool = True
     """Are the objects given to `operation` locked in the database until their batch commits?"""
 
+    on_error: str = "stop"
+    """`stop` at an object that fails, or `continue` with the next."""
+
+    max_failures: int | None = None
+    """How many failed objects `continue` bears; None: any number."""
+
     batch_size: int | None = None
     """Rows in every batch; None: adapts to `MASSMIGRATION_BATCH_DURATION`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from django.db import DatabaseError, IntegrityError, connections, transaction
@@ -16,6 +17,7 @@ from massmigration.executor.collector import collector_paused
 from massmigration.executor.guards import check_not_spoiled, explained, no_implicit_commit
 from massmigration.executor.outcome import End, Failure, OperationRaised, Outcome, RolledBack, Stopped
 from massmigration.executor.pace import Pace
+from massmigration.executor.tolerance import Tolerance
 from massmigration.executor.work import Portion, Work
 from massmigration.recorder import events, failures, shards
 from massmigration.recorder.shards import Claim, Progress
@@ -25,6 +27,22 @@ from massmigration.transient import is_transient
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tally:
+    """How going through a batch object by object went."""
+
+    last: list[Any] | None
+    """Where the cursor stands after it."""
+
+    done: int = 0
+    skipped: int = 0
+    passed: list[Failure] = dataclasses.field(default_factory=list)
+    """The failures that were borne."""
+
+    last_failure: Failure | None = None
+    """The one that was not."""
 
 
 class AtomicBatch:
@@ -67,22 +85,34 @@ class AtomicBatch:
         with self._transaction(claim):
             portion = self._begin(claim)
             units = list(self._guarded(lambda: list(self._work.units(portion)), claim))
-            done = skipped = 0
-            failure = None
-            for unit in units:
-                try:
-                    skipped += self._unit(claim, unit, raised)
-                except OperationRaised as again:
-                    failure = Failure(object_pk=unit.last, error=again.error)
-                    break
-                done += 1
-            if failure is None:
-                outcome = self._end(claim, portion, skipped=portion.skipped + skipped)
-                detail = f"A batch raised {raised.error!r}, but none of its objects did."
-                events.add(claim.job.db_alias, claim.job.key, "replay", attempt_id=claim.job.attempt_id, detail=detail)
-                return outcome
-            last = units[done - 1].last if done else claim.cursor
-            return self._fail(claim, last, failure, processed=done - skipped, skipped=skipped)
+            tally = self._go_through(claim, units, raised)
+            if tally.last_failure is not None:
+                return self._fail(claim, tally)
+            self._note_replay(claim, raised, tally)
+            return self._end(claim, portion, skipped=portion.skipped + tally.skipped, passed=tally.passed)
+
+    def _go_through(self, claim: Claim, units: list[Portion], raised: OperationRaised) -> Tally:
+        """Each object by itself, up to the first failure that is not borne."""
+        tally = Tally(last=claim.cursor)
+        tolerance = Tolerance(self._stage, claim)
+        for unit in units:
+            try:
+                tally.skipped += self._unit(claim, unit, raised)
+            except OperationRaised as again:
+                failure = Failure(object_pk=unit.object_pk, error=again.error, failed_id=unit.failed_id)
+                if not tolerance.bears(len(tally.passed) + 1):
+                    tally.last_failure = failure
+                    return tally
+                tally.passed.append(failure)
+            else:
+                tally.done += 1
+            tally.last = unit.last
+        return tally
+
+    def _note_replay(self, claim: Claim, raised: OperationRaised, tally: Tally) -> None:
+        if not tally.passed:
+            detail = f"A batch raised {raised.error!r}, but none of its objects did."
+            events.add(claim.job.db_alias, claim.job.key, "replay", attempt_id=claim.job.attempt_id, detail=detail)
 
     def _unit(self, claim: Claim, unit: Portion, raised: OperationRaised) -> int:
         """One object in a savepoint. A stage that is done once has shown already what it raises."""
@@ -129,33 +159,37 @@ class AtomicBatch:
                 raise
             raise OperationRaised(explained(error)) from error
 
-    def _end(self, claim: Claim, portion: Portion, *, skipped: int) -> Outcome:
+    def _end(self, claim: Claim, portion: Portion, *, skipped: int, passed: Sequence[Failure] = ()) -> Outcome:
         if claim.has_failures:
             failures.resolve(claim.job)
+        record_passed(claim, self._work, portion.last, passed)
         progress = Progress(
             cursor=portion.last if portion.last is not None else claim.cursor,
             is_done=portion.is_last,
-            processed=portion.count - skipped,
+            processed=portion.count - skipped - len(passed),
             skipped=skipped,
+            failed=len(passed),
             batch_size=self._pace.adapt(portion.count),
         )
         ended = self._checkpoint(claim, progress)
         return Outcome(end=End.DONE if portion.is_last else End.MORE, claim=ended)
 
-    def _fail(self, claim: Claim, last: list[Any] | None, failure: Failure, *, processed: int, skipped: int) -> Outcome:
+    def _fail(self, claim: Claim, tally: Tally) -> Outcome:
         """Commit what came before the guilty object, and its failure; the cursor stands before it."""
+        assert tally.last_failure is not None
         failures.resolve(claim.job)  # the same object may have failed before a crash
-        failures.add(claim.job, failure.object_pk, failure.error, was_passed=False)
+        failures.add(claim.job, tally.last_failure.object_pk, tally.last_failure.error, was_passed=False)
+        record_passed(claim, self._work, tally.last, tally.passed)
         progress = Progress(
-            cursor=last,
+            cursor=tally.last,
             is_done=False,
-            processed=processed,
-            skipped=skipped,
-            failed=1,
+            processed=tally.done - tally.skipped,
+            skipped=tally.skipped,
+            failed=len(tally.passed) + 1,
             batch_size=claim.batch_size,
         )
         ended = self._checkpoint(claim, progress)
-        error = failures.describe(failure.object_pk, failure.error)
+        error = failures.describe(tally.last_failure.object_pk, tally.last_failure.error)
         return Outcome(end=End.FAILED, claim=ended, error=error)
 
     def _checkpoint(self, claim: Claim, progress: Progress) -> Claim:
@@ -169,6 +203,16 @@ class AtomicBatch:
         if ended is None:
             raise RolledBack
         return ended
+
+
+def record_passed(claim: Claim, work: Work, last: list[Any] | None, passed: Sequence[Failure]) -> None:
+    """Record the failures that the cursor goes beyond, on its way to `last`."""
+    for failure in passed:
+        if failure.failed_id is None:
+            failures.add(claim.job, failure.object_pk, failure.error, was_passed=True)
+        else:
+            failures.again(claim.job, failure.failed_id, failure.error)
+    work.settle(claim, last, [failure.failed_id for failure in passed if failure.failed_id is not None])
 
 
 def fail_batch(claim: Claim, error: Exception) -> Outcome:

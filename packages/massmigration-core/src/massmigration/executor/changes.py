@@ -54,9 +54,13 @@ class Writes:
             for fields, members in groups.items()
         )
 
-    def flush_singly(self, db_alias: str) -> tuple[int, tuple[Model, Exception] | None]:
-        """Write them one by one, up to the first that cannot be. Return how many had vanished, and that first."""
+    def flush_singly(self, db_alias: str, goes_on: Callable[[int], bool]) -> tuple[int, list[tuple[Model, Exception]]]:
+        """Write them one by one, as long as `goes_on` with the number of those that could not be written.
+
+        Return how many had vanished, and those.
+        """
         vanished = 0
+        bad: list[tuple[Model, Exception]] = []
         for obj, fields in self._changed:
             try:
                 with transaction.atomic(using=db_alias):
@@ -65,8 +69,10 @@ class Writes:
             except DatabaseError as error:
                 if is_transient(error):
                     raise
-                return vanished, (obj, error)
-        return vanished, None
+                bad.append((obj, error))
+                if not goes_on(len(bad)):
+                    break
+        return vanished, bad
 
 
 class Changes:

@@ -52,3 +52,5 @@ class Failure:
 
     object_pk: list[Any] | None
     error: Exception
+    failed_id: int | None = None
+    """Of the record of its first failure, when it is being done again."""

@@ -19,12 +19,13 @@ from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.exceptions import IdleLimitExceeded, LostShard
 from massmigration.executor.batch import AtomicBatch, fail_batch
 from massmigration.executor.finishing import fail, finish
+from massmigration.executor.kinds import work_of
 from massmigration.executor.outcome import End, OperationRaised, Outcome, RolledBack, Stopped
 from massmigration.executor.pace import Pace
 from massmigration.executor.stepwise import StepwiseBatch
 from massmigration.executor.telling import ProgressTeller
 from massmigration.executor.transport import Transport
-from massmigration.executor.work import Work, work_of
+from massmigration.executor.work import Work
 from massmigration.jobs import Delivery, Job
 from massmigration.recorder import shards
 from massmigration.recorder.shards import Claim
@@ -129,7 +130,7 @@ class _Batches:
 
     def _work(self, claim: Claim) -> Work:
         try:
-            return work_of(self._stage, claim.job.db_alias)
+            return work_of(self._stage, claim.job.db_alias, is_redo=claim.is_redo)
         except Exception as error:
             if is_transient(error):
                 raise

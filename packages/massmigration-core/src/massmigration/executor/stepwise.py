@@ -14,9 +14,11 @@ from django.db.models import Model
 from massmigration.conf import settings
 from massmigration.definitions.stages import Stage
 from massmigration.exceptions import LostShard
+from massmigration.executor.batch import record_passed
 from massmigration.executor.changes import Writes
 from massmigration.executor.outcome import End, Failure, OperationRaised, Outcome, Stopped
 from massmigration.executor.pace import Pace
+from massmigration.executor.tolerance import Tolerance
 from massmigration.executor.work import Portion, Work
 from massmigration.recorder import failures, shards
 from massmigration.recorder.shards import Claim, Progress
@@ -28,11 +30,18 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """What was done of a portion."""
+    """How far a portion was gone through."""
 
     portion: Portion
-    done: list[Portion]
+    gone: list[Portion]
+    """The units that the cursor goes beyond."""
+
+    borne: dict[int, Failure]
+    """Those of them that failed, by their place."""
+
     failure: Failure | None = None
+    """The one that was not borne; the cursor stands before it."""
+
     is_whole: bool = True
     """False: the rest is for the next batch, although nothing failed."""
 
@@ -69,23 +78,35 @@ class StepwiseBatch:
         return dataclasses.replace(claim, fence=claim.fence + 1)
 
     def _steps(self, claim: Claim, writes: Writes) -> Steps:
-        """Object by object, or all at once where there are none to go by. Stops at the first that raises."""
-        portion, unit = Portion(last=None, count=0), None
-        done: list[Portion] = []
+        """Object by object, or all at once where there are none to go by."""
         try:
             portion = self._work.fetch(claim, self._pace.size, may_lock=False)
-            for unit in self._work.units(portion) if portion.objects else [portion]:
-                self._work.operate(unit, writes)
-                done.append(unit)
         except Exception as error:
-            if not is_transient(error):
-                object_pk = unit.last if unit and unit.objects else None
-                return Steps(portion=portion, done=done, failure=Failure(object_pk=object_pk, error=error))
-            if not done:
+            if is_transient(error):
                 raise
-            connections[claim.job.db_alias].close_if_unusable_or_obsolete()
-            return Steps(portion=portion, done=done, is_whole=False)
-        return Steps(portion=portion, done=done)
+            failure = Failure(object_pk=None, error=error)
+            return Steps(portion=Portion(last=None, count=0), gone=[], borne={}, failure=failure)
+        tolerance = Tolerance(self._stage, claim)
+        steps = Steps(portion=portion, gone=[], borne={})
+        for unit in self._work.units(portion) if portion.objects else [portion]:
+            try:
+                self._work.operate(unit, writes)
+            except Exception as error:
+                if is_transient(error):
+                    return self._interrupted(claim, steps, error)
+                failure = Failure(object_pk=unit.object_pk, error=error, failed_id=unit.failed_id)
+                if unit.object_pk is None or not tolerance.bears(len(steps.borne) + 1):
+                    return dataclasses.replace(steps, failure=failure)
+                steps.borne[len(steps.gone)] = failure
+            steps.gone.append(unit)
+        return steps
+
+    def _interrupted(self, claim: Claim, steps: Steps, error: Exception) -> Steps:
+        """Keep what was done before the database refused to go on."""
+        if not steps.gone:
+            raise error
+        connections[claim.job.db_alias].close_if_unusable_or_obsolete()
+        return dataclasses.replace(steps, is_whole=False)
 
     def _checkpoint(self, claim: Claim, steps: Steps, writes: Writes, *, singly: bool = False) -> Outcome:
         try:
@@ -93,8 +114,11 @@ class StepwiseBatch:
                 if not shards.begin_batch(claim):
                     raise LostShard
                 if singly:
-                    skipped, bad = writes.flush_singly(claim.job.db_alias)
-                    steps = _up_to(bad, steps)
+                    tolerance = Tolerance(self._stage, claim)
+                    skipped, bad = writes.flush_singly(
+                        claim.job.db_alias, lambda failed: tolerance.bears(failed + len(steps.borne))
+                    )
+                    steps = _without(bad, steps, tolerance)
                 else:
                     skipped = writes.flush(claim.job.db_alias)
                 return self._end(claim, steps, skipped)
@@ -106,13 +130,13 @@ class StepwiseBatch:
     def _end(self, claim: Claim, steps: Steps, skipped: int) -> Outcome:
         portion, failure = steps.portion, steps.failure
         is_whole = steps.is_whole and failure is None
-        last = portion.last if is_whole else (steps.done[-1].last if steps.done else None)
+        last = portion.last if is_whole else (steps.gone[-1].last if steps.gone else None)
         progress = Progress(
             cursor=last if last is not None else claim.cursor,
             is_done=is_whole and portion.is_last,
-            processed=sum(unit.count for unit in steps.done) - skipped,
+            processed=sum(unit.count for unit in steps.gone) - len(steps.borne) - skipped,
             skipped=skipped + (portion.skipped if is_whole else 0),
-            failed=0 if failure is None else 1,
+            failed=len(steps.borne) + (0 if failure is None else 1),
             batch_size=self._pace.adapt(portion.count),
         )
         ended = shards.end_batch(claim, progress)
@@ -120,6 +144,7 @@ class StepwiseBatch:
             raise LostShard
         if failure is not None or claim.has_failures:
             failures.resolve(claim.job)
+        record_passed(claim, self._work, last, list(steps.borne.values()))
         if failure is not None:
             failures.add(claim.job, failure.object_pk, failure.error, was_passed=False)
             error = failures.describe(failure.object_pk, failure.error)
@@ -127,14 +152,19 @@ class StepwiseBatch:
         return Outcome(end=End.DONE if progress.is_done else End.MORE, claim=ended)
 
 
-def _up_to(bad: tuple[Model, Exception] | None, steps: Steps) -> Steps:
-    """The steps before the object that could not be written, and its failure."""
-    if bad is None:
-        return steps
-    obj, error = bad
-    index = next(index for index, unit in enumerate(steps.done) if unit.objects and unit.objects[0] is obj)
-    failure = Failure(object_pk=steps.done[index].last, error=error)
-    return dataclasses.replace(steps, done=steps.done[:index], failure=failure)
+def _without(bad: list[tuple[Model, Exception]], steps: Steps, tolerance: Tolerance) -> Steps:
+    """The steps, with the objects that could not be written among the failures."""
+    places = {id(unit.objects[0]): place for place, unit in enumerate(steps.gone) if unit.objects}
+    borne = dict(steps.borne)
+    for obj, error in bad:
+        place = places[id(obj)]
+        unit = steps.gone[place]
+        failure = Failure(object_pk=unit.object_pk, error=error, failed_id=unit.failed_id)
+        if not tolerance.bears(len(borne) + 1):
+            before = {index: earlier for index, earlier in borne.items() if index < place}
+            return Steps(portion=steps.portion, gone=steps.gone[:place], borne=before, failure=failure)
+        borne[place] = failure
+    return dataclasses.replace(steps, borne=borne)
 
 
 @contextlib.contextmanager

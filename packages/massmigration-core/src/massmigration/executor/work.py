@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from django.db.models import Model, QuerySet
 
 from massmigration import keys
-from massmigration.definitions.stages import MappedStage, OnceStage, Stage
+from massmigration.definitions.stages import MappedStage, OnceStage
 from massmigration.executor.changes import Changes, Writes
+from massmigration.keys import Key
 from massmigration.keyset import Keyset
-from massmigration.querysets import can_lock_directly, lock, prepare
+from massmigration.querysets import can_lock_directly, is_joined, lock, prepare
 from massmigration.recorder.shards import Claim
 
 
@@ -34,6 +35,12 @@ class Portion:
     objects: Sequence[Model] = ()
     queryset: QuerySet[Any] | None = None
 
+    object_pk: list[Any] | None = None
+    """The key of the only object."""
+
+    failed_id: int | None = None
+    """The record of its failure, when it is done again."""
+
 
 class Work(ABC):
     """A stage's operation, on one database."""
@@ -50,14 +57,8 @@ class Work(ABC):
     def units(self, portion: Portion) -> Iterator[Portion]:
         """The portion object by object, to find the one that raises."""
 
-
-def work_of(stage: Stage, db_alias: str) -> Work:
-    """How to work at a stage."""
-    if isinstance(stage, OnceStage):
-        return OnceWork(stage, db_alias)
-    if not isinstance(stage, MappedStage):
-        raise TypeError(f"{stage!r} is no kind of stage that the executor knows.")
-    return BatchWork(stage, db_alias) if stage.operation_batch else ObjectWork(stage, db_alias)
+    def settle(self, claim: Claim, last: list[Any] | None, failed: Collection[int]) -> None:  # noqa: B027
+        """The cursor goes from the claim's to `last`; the objects of these failures failed again."""
 
 
 class OnceWork(Work):
@@ -77,26 +78,39 @@ class OnceWork(Work):
         yield portion
 
 
-class _MappedWork(Work):
+class MappedWork(Work):
+    """A stage that is mapped over a queryset."""
+
     def __init__(self, stage: MappedStage, db_alias: str) -> None:
         self._stage = stage
         self._db_alias = db_alias
         self._queryset = prepare(stage.get_queryset(db_alias), db_alias, name=stage.name, may_leave=not stage.atomic)
         self._keyset = Keyset.of(self._queryset.model)
 
+    @abstractmethod
+    def portion_of(self, found: list[Key], *, may_lock: bool) -> Portion:
+        """Those of the objects with these keys that the queryset still has."""
+
     def _page(self, after: list[Any] | None, upper: list[Any] | None) -> QuerySet[Any]:
         return self._keyset.page(self._queryset, after, upper)
 
 
-class BatchWork(_MappedWork):
+class BatchWork(MappedWork):
     """`operation_batch`, given each batch as a queryset."""
 
     def fetch(self, claim: Claim, limit: int, *, may_lock: bool) -> Portion:
         found = list(self._keyset.rows(self._page(claim.after, claim.upper))[limit - 1 : limit])
         last = keys.encode(found[0]) if found else claim.upper
         queryset = self._page(claim.after, last).order_by()
-        count = limit if found else queryset.count()
+        if is_joined(queryset):
+            count = self._keyset.rows(queryset).distinct().count()
+        else:
+            count = limit if found else queryset.count()
         return Portion(last=last, count=count, is_last=not found, queryset=queryset)
+
+    def portion_of(self, found: list[Key], *, may_lock: bool) -> Portion:
+        queryset = self._queryset.filter(self._keyset.among(found))
+        return Portion(last=None, count=self._keyset.rows(queryset).distinct().count(), queryset=queryset)
 
     def operate(self, portion: Portion, writes: Writes) -> None:
         assert self._stage.operation_batch is not None
@@ -106,12 +120,13 @@ class BatchWork(_MappedWork):
 
     def units(self, portion: Portion) -> Iterator[Portion]:
         assert portion.queryset is not None
-        for key in list(self._keyset.rows(portion.queryset.order_by(*self._keyset.fields))):
+        for key in dict.fromkeys(self._keyset.rows(portion.queryset.order_by(*self._keyset.fields))):
             queryset = self._queryset.filter(self._keyset.exactly(key))
-            yield Portion(last=keys.encode(key), count=1, queryset=queryset)
+            last = keys.encode(key)
+            yield Portion(last=last, object_pk=last, count=1, queryset=queryset)
 
 
-class ObjectWork(_MappedWork):
+class ObjectWork(MappedWork):
     """`operation`, given each object; with `update_fields` the engine writes what it changed."""
 
     def __init__(self, stage: MappedStage, db_alias: str) -> None:
@@ -132,23 +147,35 @@ class ObjectWork(_MappedWork):
         found = list(self._keyset.rows(page)[:limit])
         if not found:
             return self._portion(claim, [], limit)
-        among = self._keyset.among(found)
-        base = self._queryset.model._base_manager.using(self._db_alias).filter(among)
-        list(lock(self._keyset.rows(base.order_by(*self._keyset.fields))))
-        objects = list(self._queryset.filter(among).order_by(*self._keyset.fields))
-        return Portion(
+        unique = list(dict.fromkeys(found))
+        portion = self.portion_of(unique, may_lock=True)
+        return dataclasses.replace(
+            portion,
             last=keys.encode(found[-1]),
-            count=len(found),
+            count=len(unique),
             is_last=len(found) < limit,
-            skipped=len(found) - len(objects),
-            objects=objects,
+            skipped=len(unique) - portion.count,
         )
+
+    def portion_of(self, found: list[Key], *, may_lock: bool) -> Portion:
+        among = self._keyset.among(found)
+        if may_lock and self._stage.lock_rows:
+            base = self._queryset.model._base_manager.using(self._db_alias).filter(among)
+            list(lock(self._keyset.rows(base.order_by(*self._keyset.fields))))
+        objects = self._once(self._queryset.filter(among).order_by(*self._keyset.fields))
+        return Portion(last=None, count=len(objects), objects=objects)
 
     def _portion(self, claim: Claim, objects: list[Model], limit: int) -> Portion:
         last = self._keyset.encoded_key_of(objects[-1]) if objects else claim.after
         # PostgreSQL returns less than LIMIT when rows that it waited for no longer match.
         is_last = len(objects) < limit and not self._page(last, claim.upper).exists()
+        if is_joined(self._queryset):
+            objects = self._once(objects)
         return Portion(last=last, count=len(objects), is_last=is_last, objects=objects)
+
+    def _once(self, objects: Iterable[Model]) -> list[Model]:
+        """Each object once: a join may bring it several times."""
+        return list({self._keyset.key_of(obj): obj for obj in objects}.values())
 
     def operate(self, portion: Portion, writes: Writes) -> None:
         for obj in portion.objects:
@@ -163,4 +190,5 @@ class ObjectWork(_MappedWork):
 
     def units(self, portion: Portion) -> Iterator[Portion]:
         for obj in portion.objects:
-            yield Portion(last=self._keyset.encoded_key_of(obj), count=1, objects=[obj])
+            last = self._keyset.encoded_key_of(obj)
+            yield Portion(last=last, object_pk=last, count=1, objects=[obj])

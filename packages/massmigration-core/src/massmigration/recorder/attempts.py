@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.db import DatabaseError
-from django.db.models import F
+from django.db.models import F, Max
 
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings
 from massmigration.exceptions import BatchInFlight, InvalidTransition
+from massmigration.jobs import Job, JobKind
 from massmigration.models import FailedObject, MigrationRecord, ShardRecord
-from massmigration.recorder import events, records
+from massmigration.recorder import events, failures, records
 from massmigration.states import FINAL, Status
 from massmigration.transactions import engine_transaction
 from massmigration.transient import is_transient
@@ -37,8 +38,31 @@ def retry(db_alias: str, key: str, *, actor: str, source_hash: str = "") -> Migr
     old = records.require(db_alias, key, "retry", RETRIED)
     target = Status.RUNNING if old.is_planned else Status.QUEUED
     with _replacing(old, db_alias, "retry", target, actor=actor, **_begun(actor, source_hash)):
-        pass
-    return MigrationRecord.objects.using(db_alias).get(key=key)
+        new = MigrationRecord.objects.using(db_alias).get(key=key)
+        _add_redo_shard(db_alias, new)
+    return new
+
+
+def _add_redo_shard(db_alias: str, record: MigrationRecord) -> None:
+    """One more shard, of the objects that failed and were passed: claimed, fenced and healed like any other."""
+    job = Job(
+        kind=JobKind.SHARD, key=record.key, db_alias=db_alias, attempt_id=str(record.attempt_id), stage=record.stage
+    )
+    last = failures.last_passed(job)
+    if last is None:
+        return
+    shards = ShardRecord.objects.using(db_alias).filter(record_id=record.key, stage=record.stage)
+    index = shards.aggregate(Max("index", default=-1))["index__max"] + 1
+    ShardRecord.objects.using(db_alias).create(
+        record_id=record.key,
+        attempt_id=record.attempt_id,
+        stage=record.stage,
+        index=index,
+        lower=[0],
+        upper=[last],
+        is_redo=True,
+        next_send_at=DatabaseNow(settings.LEASE),
+    )
 
 
 def restart(db_alias: str, key: str, *, actor: str, source_hash: str = "") -> MigrationRecord:
@@ -108,6 +132,7 @@ def _replacing(
             lease_until=None,
             next_send_at=DatabaseNow(settings.LEASE),
             send_count=0,
+            failed=0,  # they are done again, and counted then
         )
         yield
         events.add(

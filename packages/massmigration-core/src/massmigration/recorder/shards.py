@@ -33,6 +33,7 @@ class Claim:
     upper: list[Any] | None
     batch_size: int
     has_failures: bool
+    is_redo: bool = False
     processed: int = 0
 
     @property
@@ -123,6 +124,7 @@ def _claim(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
         upper=shard.upper,
         batch_size=shard.batch_size or _measured_beside(job),
         has_failures=failures.exists(),
+        is_redo=shard.is_redo,
         processed=shard.processed,
     )
 

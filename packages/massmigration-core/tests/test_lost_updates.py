@@ -1,0 +1,220 @@
+import threading
+
+import pytest
+from django.db import transaction
+from django.db.models import F
+
+from massmigration.executor import batch
+from massmigration.migrations import MapperMigration
+from massmigration.models import FailedObject, ShardRecord
+from massmigration.states import Status
+from testsupport.adhoc import IMMEDIATE, launch, register
+from testsupport.interference import elsewhere, wait_for_waiter
+from testsupport.testapp.models import Place
+
+ROWS = 30
+
+
+@pytest.fixture(autouse=True)
+def backend(settings):
+    settings.MASSMIGRATION_BACKEND = IMMEDIATE
+
+
+class Places(MapperMigration):
+    batch_size = 10
+
+    def get_queryset(self, db_alias):
+        return Place.objects.all()
+
+
+def make_places(db_alias, count=ROWS):
+    Place.objects.using(db_alias).bulk_create(Place(name=f"place {number}") for number in range(count))
+
+
+def edit(db_alias):
+    Place.objects.using(db_alias).filter(name="place 15").update(n=7)
+
+
+def delete(db_alias):
+    Place.objects.using(db_alias).filter(name="place 15").delete()
+
+
+class Crossed(Places):
+    """While the second batch runs, after its fetch and before its write, somebody else changes a row of it."""
+
+    update_fields = ["note"]
+
+    def operation(self, obj, db_alias):
+        obj.note = "seen"
+        if obj.name == "place 12":
+            Crossed.other = elsewhere(lambda: self.interfere(db_alias))
+            if self.lock_rows and self.atomic:
+                wait_for_waiter(db_alias)
+            else:
+                self.other.join(10)
+
+
+def crossed(interference, **attributes):
+    return type("Migration", (Crossed,), {"interfere": staticmethod(interference), **attributes})
+
+
+VARIANTS = pytest.mark.parametrize(
+    "attributes",
+    [{}, {"lock_rows": False}, {"atomic": False}],
+    ids=["locked", "unlocked", "stepwise"],
+)
+
+
+@VARIANTS
+def test_a_concurrent_edit_of_another_column_is_kept(server_alias, monkeypatch, attributes):
+    make_places(server_alias)
+
+    record = launch(register(monkeypatch, crossed(edit, **attributes)), server_alias)
+
+    Crossed.other.join(10)
+    place = Place.objects.using(server_alias).get(name="place 15")
+    assert record.status == Status.APPLIED
+    assert (place.n, place.note) == (7, "seen")
+    assert Place.objects.using(server_alias).filter(note="seen").count() == ROWS
+
+
+@VARIANTS
+def test_a_concurrent_delete_is_kept(server_alias, monkeypatch, attributes):
+    make_places(server_alias)
+
+    record = launch(register(monkeypatch, crossed(delete, **attributes)), server_alias)
+
+    Crossed.other.join(10)
+    shard = ShardRecord.objects.using(server_alias).get()
+    assert record.status == Status.APPLIED
+    assert Place.objects.using(server_alias).filter(note="seen").count() == ROWS - 1
+    assert not Place.objects.using(server_alias).filter(name="place 15").exists()
+    # With locks the delete waits until the batch is over.
+    assert (shard.processed, shard.skipped) == ((ROWS - 1, 1) if attributes else (ROWS, 0))
+
+
+def test_locked_rows_keep_a_save_from_overwriting_an_edit(server_alias, monkeypatch):
+    class Saving(crossed(edit)):
+        update_fields = None
+
+        def operation(self, obj, db_alias):
+            super().operation(obj, db_alias)
+            obj.save()
+
+    make_places(server_alias)
+
+    launch(register(monkeypatch, Saving), server_alias)
+
+    Crossed.other.join(10)
+    place = Place.objects.using(server_alias).get(name="place 15")
+    assert (place.n, place.note) == (7, "seen")
+
+
+class Unseen(MapperMigration):
+    """Its queryset holds only what it has not changed yet."""
+
+    def get_queryset(self, db_alias):
+        return Place.objects.filter(note="")
+
+
+class LeaveByObject(Unseen):
+    def operation(self, obj, db_alias):
+        obj.note = "seen"
+        obj.n = F("n") + 1
+        obj.save(update_fields=["note", "n"])
+
+
+class LeaveByFields(Unseen):
+    update_fields = ["note", "n"]
+
+    def operation(self, obj, db_alias):
+        obj.note = "seen"
+        obj.n += 1
+
+
+class LeaveByBatch(Unseen):
+    def operation_batch(self, queryset, db_alias):
+        queryset.update(note="seen", n=F("n") + 1)
+
+
+@pytest.mark.parametrize(
+    ("way", "rows"),
+    [(LeaveByObject, 1000), (LeaveByFields, 20_000), (LeaveByBatch, 20_000)],
+    ids=["object", "fields", "batch"],
+)
+def test_rows_that_leave_the_queryset_are_all_done_once(db_alias, monkeypatch, way, rows):
+    make_places(db_alias, rows)
+
+    record = launch(register(monkeypatch, way), db_alias)
+
+    assert record.status == Status.APPLIED
+    assert Place.objects.using(db_alias).filter(note="seen", n=1).count() == rows
+    assert sum(ShardRecord.objects.using(db_alias).values_list("processed", flat=True)) == rows
+
+
+class Inserting(Places):
+    """In its second batch, a row is added at `pk`."""
+
+    def operation(self, obj, db_alias):
+        Place.objects.using(db_alias).filter(pk=obj.pk).update(n=F("n") + 1)
+        if obj.pk == 1015:
+            Place.objects.using(db_alias).create(pk=self.pk, name="new")
+
+
+@pytest.mark.parametrize(("pk", "n"), [(1, 0), (1025, 1), (5000, 0)], ids=["behind", "ahead", "beyond"])
+def test_rows_added_ahead_of_the_cursor_are_done_and_no_others(db_alias, monkeypatch, pk, n):
+    numbers = [*range(1000, 1020), *range(1030, 1040)]
+    Place.objects.using(db_alias).bulk_create(Place(pk=number, name="old") for number in numbers)
+
+    record = launch(register(monkeypatch, type("Migration", (Inserting,), {"pk": pk})), db_alias)
+
+    assert record.status == Status.APPLIED
+    assert list(Place.objects.using(db_alias).filter(name="old").values_list("n", flat=True)) == [1] * ROWS
+    assert Place.objects.using(db_alias).get(name="new").n == n
+
+
+@pytest.mark.parametrize("stops", [range(5), range(ROWS)], ids=["some", "a-whole-batch"])
+def test_rows_that_stop_matching_while_they_are_waited_for_do_not_end_the_shard(server_alias, monkeypatch, stops):
+    make_places(server_alias)
+    names = [f"place {number}" for number in stops if number < 10]
+    holds, begin = threading.Event(), batch.shards.begin_batch
+
+    def hide():
+        with transaction.atomic(using=server_alias):
+            Place.objects.using(server_alias).filter(name__in=names).update(note="hidden")
+            holds.set()
+            wait_for_waiter(server_alias)
+
+    def begin_while_others_hold(claim):
+        if not holds.is_set():
+            elsewhere(hide)
+            assert holds.wait(10)
+        return begin(claim)
+
+    monkeypatch.setattr(batch.shards, "begin_batch", begin_while_others_hold)
+
+    class Matching(Places):
+        def get_queryset(self, db_alias):
+            return Place.objects.filter(note="")
+
+        def operation(self, obj, db_alias):
+            Place.objects.using(db_alias).filter(pk=obj.pk).update(n=F("n") + 1)
+
+    record = launch(register(monkeypatch, Matching), server_alias)
+
+    assert (record.status, record.last_error) == (Status.APPLIED, "")
+    assert Place.objects.using(server_alias).filter(n=1, note="").count() == ROWS - len(names)
+    assert Place.objects.using(server_alias).filter(n=0, note="hidden").count() == len(names)
+
+
+def test_nothing_fails_when_every_row_is_deleted_meanwhile(db_alias, monkeypatch):
+    class Emptying(Places):
+        def operation_batch(self, queryset, db_alias):
+            Place.objects.using(db_alias).all().delete()
+
+    make_places(db_alias)
+
+    record = launch(register(monkeypatch, Emptying), db_alias)
+
+    assert record.status == Status.APPLIED
+    assert not FailedObject.objects.using(db_alias).exists()

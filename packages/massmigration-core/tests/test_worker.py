@@ -1,0 +1,67 @@
+import dataclasses
+import uuid
+
+import pytest
+
+from massmigration.exceptions import BadPayload
+from massmigration.jobs import Job, JobKind
+from massmigration.models import MigrationRecord
+from massmigration.states import Status
+from massmigration.testing import run_migration
+from massmigration.worker import perform
+from testsupport import races
+from testsupport.oracle import counts, make_items
+
+
+@pytest.fixture
+def race(db_alias, settings):
+    yield from races.race(db_alias, settings)
+
+
+def job(**fields):
+    values = {"kind": JobKind.SHARD, "key": "testapp:0001_once", "db_alias": "default", "attempt_id": str(uuid.uuid4())}
+    return Job(**{**values, **fields})
+
+
+@pytest.mark.parametrize("payload", ["", "garbage", '{"v": 99}'])
+def test_what_is_no_job_is_refused(payload):
+    with pytest.raises(BadPayload):
+        perform(payload)
+
+
+@pytest.mark.parametrize("kind", JobKind)
+def test_a_job_without_a_record_is_dropped(race, kind):
+    perform(job(kind=kind, db_alias=race.db_alias).dumps())
+
+    assert race.sent == []
+
+
+def test_a_job_of_a_migration_that_this_worker_cannot_load_is_dropped(race):
+    perform(job(key="testapp:9999_gone", db_alias=race.db_alias).dumps())
+
+    assert race.sent == []
+
+
+def test_a_job_of_a_stage_that_is_gone_fails_the_migration(race):
+    race.launch()
+    MigrationRecord.objects.using(race.db_alias).update(stage=3)
+
+    perform(dataclasses.replace(Job.loads(race.take()), stage=3).dumps())
+
+    assert race.record.status == Status.FAILED
+    assert "stage 3 is gone" in race.record.last_error
+
+
+def test_a_migration_can_be_run_in_a_test_whatever_its_backend(race):
+    record = run_migration("testapp:0005_two_stages", race.db_alias)
+
+    assert (record.status, record.last_error) == (Status.APPLIED, "")
+    assert race.sent == []
+
+
+@pytest.mark.django_db
+def test_a_migration_can_be_run_in_a_test_that_never_commits(settings):
+    make_items("default", 5)
+
+    assert run_migration("testapp:0005_two_stages").status == Status.APPLIED
+    assert counts("default") == [1]
