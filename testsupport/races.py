@@ -28,7 +28,10 @@ DUMMY = "massmigration.backends.dummy.DummyBackend"
 class Racing(MapperMigration):
     batch_size = 3
     before: Callable[[], None] | None = None
-    """Called in the batch of the first object that is operated on, once."""
+    """Called in the first batch before the first object's operation, once."""
+
+    after: Callable[[], None] | None = None
+    """Called there after it."""
 
     def get_queryset(self, db_alias):
         return Item.objects.all()
@@ -40,6 +43,9 @@ class Racing(MapperMigration):
         obj.n = F("n") + 1
         obj.save()
         knobs.log_call("racing", obj.pk, db_alias)
+        after, self.after = self.after, None
+        if after:
+            after()
 
 
 def race(db_alias: str, settings: Any) -> Iterator[Race]:

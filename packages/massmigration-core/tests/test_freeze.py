@@ -87,7 +87,7 @@ def run_with_two_workers(db_alias, name, *, pause, tmp_path):
     return runs.read_text().split()
 
 
-@pytest.mark.parametrize("name", ["0011_long_once", "0013_long_once_not_atomic"], ids=["atomic", "not atomic"])
+@pytest.mark.parametrize("name", ["0011_long_once", "0013_long_once_not_atomic"], ids=["atomic", "stepwise"])
 def test_a_call_longer_than_its_lease_is_made_once(db_alias, name, tmp_path):
     oracle.make_items(db_alias, 5)
 
@@ -97,7 +97,7 @@ def test_a_call_longer_than_its_lease_is_made_once(db_alias, name, tmp_path):
     assert oracle.counts(db_alias) == [1]
 
 
-@pytest.mark.parametrize("name", ["0012_long_batch", "0014_long_batch_not_atomic"], ids=["atomic", "not atomic"])
+@pytest.mark.parametrize("name", ["0012_long_batch", "0014_long_batch_not_atomic"], ids=["atomic", "stepwise"])
 def test_a_batch_longer_than_its_lease_is_run_once(db_alias, name, tmp_path):
     oracle.make_items(db_alias, 15)
 

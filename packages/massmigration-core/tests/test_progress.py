@@ -9,7 +9,7 @@ import pytest
 from massmigration import progress
 from massmigration.clock import DatabaseNow
 from massmigration.management.bar import Bar, duration, number, render
-from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.models import FailedObject, MigrationRecord, ShardRecord
 from massmigration.progress import Reading, Speed
 from massmigration.states import Status
 
@@ -59,12 +59,31 @@ def test_no_record_is_no_reading(db_alias):
 
 
 def test_what_batches_have_passed_is_summed_over_the_shards_of_the_present_stage(db_alias):
-    make_record(db_alias, {"processed": 10, "skipped": 2}, {"processed": 20, "failed": 1}, {"stage": 1, "processed": 5})
+    make_record(db_alias, {"processed": 10, "skipped": 2}, {"processed": 20}, {"stage": 1, "processed": 5})
 
     found = progress.read(KEY, db_alias)
 
-    assert (found.done, found.failed, found.total, found.processed) == (33, 1, 100, 35)
-    assert found.share == 0.33
+    assert (found.done, found.failed, found.total, found.processed) == (32, 0, 100, 35)
+    assert found.share == 0.32
+
+
+def test_objects_that_failed_count_while_they_are_left_behind(db_alias):
+    make_record(db_alias, {"processed": 10, "failed": 4})
+    now = DatabaseNow()
+    for was_passed, resolved_at in [(True, None), (True, None), (True, now), (False, None)]:
+        FailedObject.objects.using(db_alias).create(
+            record_id=KEY,
+            attempt_id=uuid.uuid4(),
+            stage=0,
+            shard=0,
+            was_passed=was_passed,
+            failed_at=now,
+            resolved_at=resolved_at,
+        )
+
+    found = progress.read(KEY, db_alias)
+
+    assert (found.done, found.failed) == (12, 3)
 
 
 def test_a_look_takes_two_queries(db_alias, django_assert_num_queries):

@@ -111,7 +111,7 @@ def test_a_frozen_worker_whose_transaction_was_ended_commits_nothing(race):
 
 
 def test_a_batch_that_the_server_rolled_back_unnoticed_is_done_again(race):
-    race.migration.before = lambda: connections[race.db_alias].connection.rollback()
+    race.migration.after = lambda: connections[race.db_alias].connection.rollback()
 
     race.launch()
     race.drain()
@@ -119,7 +119,8 @@ def test_a_batch_that_the_server_rolled_back_unnoticed_is_done_again(race):
     assert race.ending == ONCE_EACH
 
 
-def test_a_batch_rolled_back_unnoticed_does_not_commit_over_the_next_owner(race):
+def test_a_batch_rolled_back_unnoticed_does_not_commit_over_the_next_owner(race, settings):
+    settings.MASSMIGRATION_JOB_DURATION = dt.timedelta(0)
     gate = Gate()
     (payload,) = race.plan()
 
@@ -127,13 +128,17 @@ def test_a_batch_rolled_back_unnoticed_does_not_commit_over_the_next_owner(race)
         connections[race.db_alias].connection.rollback()
         gate.wait()
 
-    race.migration.before = roll_back_and_freeze
+    race.migration.after = roll_back_and_freeze
     frozen = aside(perform, payload)
     gate.await_arrivals()
     race.expire()
     perform(payload)
     gate.open()
     frozen.result(PATIENCE)
+
+    assert calls(race.db_alias) == rows(race.db_alias)[:3]
+
+    race.drain()
 
     assert race.ending == ONCE_EACH
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -42,6 +43,9 @@ class Settings:
 
     LOCK_WAIT: dt.timedelta = dt.timedelta(seconds=10)
     """How long retry and restart wait for the batches in flight."""
+
+    THROTTLE: Sequence[Any] = ()
+    """Callables, or dotted paths of such, that every migration's `throttle` is lengthened by."""
 
     SHARDS: int = 8
     """Into how many shards a stage is cut, about. SQLite always gets one."""

@@ -162,18 +162,16 @@ class _Requirement:
 
 def _guarded(code: Any, requirement: _Requirement) -> Any:
     """The code, which asks first."""
-    if isinstance(code, type):
-        method = "dispatch" if issubclass(code, View) else "__init__"
-        setattr(code, method, _guarded(getattr(code, method), requirement))
+    if isinstance(code, type) and issubclass(code, View):
+        code.dispatch = _guarded(code.dispatch, requirement)  # type: ignore[method-assign]
         return code
     if isinstance(code, (staticmethod, classmethod)):
         return type(code)(_guarded(code.__func__, requirement))
-    name = f"{code.__module__}.{code.__qualname__}" if hasattr(code, "__qualname__") else repr(code)
 
     @wraps(code)
     async def awaited(*args: Any, **kwargs: Any) -> Any:
         if not requirement.is_known_to_be_met():
-            refusal = await sync_to_async(requirement.refuse)(name)
+            refusal = await sync_to_async(requirement.refuse)(_name_of(code, args))
             if refusal is not None:
                 return refusal
         result = code(*args, **kwargs)
@@ -183,7 +181,7 @@ def _guarded(code: Any, requirement: _Requirement) -> Any:
     def called(*args: Any, **kwargs: Any) -> Any:
         if _is_dispatch_of_async_view(code, args):
             return awaited(*args, **kwargs)
-        refusal = requirement.refuse(name)
+        refusal = requirement.refuse(_name_of(code, args))
         return code(*args, **kwargs) if refusal is None else refusal
 
     return awaited if iscoroutinefunction(code) else called
@@ -191,11 +189,22 @@ def _guarded(code: Any, requirement: _Requirement) -> Any:
 
 def _is_dispatch_of_async_view(code: Any, args: tuple[Any, ...]) -> bool:
     """Whether the caller is going to await what it returns, though the function itself is not async."""
-    if getattr(code, "__name__", "") != "dispatch":
-        return False
+    view = _view_of(code, args)
+    return view is not None and getattr(code, "__name__", "") == "dispatch" and bool(view.view_is_async)
+
+
+def _name_of(code: Any, args: tuple[Any, ...]) -> str:
+    view = _view_of(code, args)
+    # Of a class-based view the class, for the method may be inherited.
+    named = getattr(code, "view_class", code) if view is None else type(view)
+    return f"{named.__module__}.{named.__qualname__}" if hasattr(named, "__qualname__") else repr(code)
+
+
+def _view_of(code: Any, args: tuple[Any, ...]) -> View | None:
+    """The instance of a class-based view that a method is called on."""
     bound_to = getattr(getattr(code, "func", code), "__self__", None)  # a partial, as method_decorator makes them
-    view = bound_to if bound_to is not None else next(iter(args), None)
-    return isinstance(view, View) and bool(view.view_is_async)
+    found = bound_to if bound_to is not None else next(iter(args), None)
+    return found if isinstance(found, View) else None
 
 
 def _unavailable() -> HttpResponse:

@@ -115,7 +115,9 @@ def _load_file(config: AppConfig, name: str) -> BaseMigration:
             f"{place} has no class named Migration that is a subclass of SimpleMigration, MapperMigration or "
             "BaseMigration."
         )
-    return cls(config.label, name)
+    migration = cls(config.label, name)
+    migration.source_hash  # noqa: B018  # read now: later the file may be another than the one that was imported
+    return migration
 
 
 store = MigrationsStore()

@@ -37,6 +37,9 @@ class MigrationRecord(models.Model):
     source_hash = models.CharField(
         max_length=64, blank=True, help_text="SHA-256 of the file that the attempt began with."
     )
+    running_hash = models.CharField(
+        max_length=64, blank=True, help_text="SHA-256 of another version of the file that a worker ran last."
+    )
     next_send_at = models.DateTimeField(null=True, help_text="When healing may send this record's next job again.")
     send_count = models.PositiveSmallIntegerField(
         default=0, help_text="How often healing has sent it; doubles the wait."

@@ -7,8 +7,10 @@ import datetime as dt
 from collections import deque
 from typing import Any
 
+from django.db.models import Count, Q
+
 from massmigration.clock import DatabaseNow
-from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.models import FailedObject, MigrationRecord, ShardRecord
 from massmigration.states import ACTIVE, Status
 
 WINDOW = 10.0
@@ -31,13 +33,13 @@ class Reading:
 
     is_total_estimated: bool
     done: int
-    """Objects of the present stage that batches have passed: processed, skipped and failed."""
+    """Objects of the present stage that are behind the cursors: processed, skipped, or failed and left."""
 
     processed: int
     """Objects processed in all stages. Stages that are done once have none."""
 
     failed: int
-    """Objects of the present stage that failed, at whatever attempt."""
+    """Objects of the present stage that have failed and not been done since."""
 
     is_once: bool
     """Is the present stage done once, rather than mapped over objects?"""
@@ -63,13 +65,14 @@ class Reading:
 
 
 def read(key: str, db_alias: str) -> Reading | None:
-    """Look at a migration, with two queries. None: it has no record."""
+    """Look at a migration, with two queries, or three when objects have failed. None: it has no record."""
     record = MigrationRecord.objects.using(db_alias).filter(key=key).first()
     if record is None:
         return None
     shards = ShardRecord.objects.using(db_alias).filter(record_id=key).annotate(now=DatabaseNow())
     shards = shards.defer("cursor", "lower")
     present = [shard for shard in shards if shard.stage == record.stage]
+    failed, left = _failures(key, record.stage, db_alias) if any(shard.failed for shard in present) else (0, 0)
     silence, lease_left = _waits([shard for shard in present if not shard.is_done])
     return Reading(
         key=key,
@@ -81,13 +84,20 @@ def read(key: str, db_alias: str) -> Reading | None:
         last_error=record.last_error,
         total=record.total,
         is_total_estimated=record.is_total_estimated,
-        done=sum(shard.processed + shard.skipped + shard.failed for shard in present),
+        done=sum(shard.processed + shard.skipped for shard in present) + left,
         processed=sum(shard.processed for shard in shards if shard.upper is not None),
-        failed=sum(shard.failed for shard in present),
+        failed=failed,
         is_once=bool(present) and all(shard.upper is None for shard in present),
         silence=silence,
         lease_left=lease_left,
     )
+
+
+def _failures(key: str, stage: int, db_alias: str) -> tuple[int, int]:
+    """How many objects have failed, and how many of them were left behind; shards count every failure for good."""
+    failures = FailedObject.objects.using(db_alias).filter(record_id=key, stage=stage, resolved_at=None)
+    found = failures.aggregate(all=Count("pk"), left=Count("pk", filter=Q(was_passed=True)))
+    return found["all"], found["left"]
 
 
 def _waits(undone: list[Any]) -> tuple[dt.timedelta | None, dt.timedelta | None]:

@@ -7,6 +7,7 @@ MariaDB join on VALUES 2.7, SQLite executemany 5.3; `bulk_update` 15 to 77.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ _AS_THEY_ARE: dict[type, frozenset[type]] = {
 
 
 def write(db_alias: str, objects: Sequence[Model], fields: Sequence[Field[Any, Any]]) -> int:
-    """Write `fields` of `objects`, all of one model and in the order of their keys. Return how many were still there.
+    """Write `fields` of `objects`, all of one model. Return how many were still there.
 
     No signals are sent and no other column is touched; a row that has vanished is not inserted again.
     """
@@ -75,7 +76,7 @@ def _write_table(
     pk = model._meta.pk
     statement = _STATEMENTS.get(_flavour(connection))
     if statement is None or not _is_plain(connection, [*fields, pk]):
-        return int(_base(model, connection).bulk_update(_as(model, objects), [field.name for field in fields]))
+        return _write_otherwise(connection, model, objects, fields)
     columns = [[getattr(obj, field.attname) for obj in objects] for field in fields]
     special = {index for column in columns for index, value in enumerate(column) if _is_expression(value)}
     matched = sum(_write_special(connection, model, objects[index], fields) for index in special)
@@ -86,6 +87,19 @@ def _write_table(
     prepared = [_prepared(connection, field, column) for field, column in zip((*fields, pk), columns, strict=True)]
     rows = list(zip(*prepared, strict=True))
     return matched + sum(statement(connection, model, fields, part) for part in _parts(rows))
+
+
+def _write_otherwise(
+    connection: BaseDatabaseWrapper, model: Any, objects: Sequence[Model], fields: Sequence[Field[Any, Any]]
+) -> int:
+    """By Django's `bulk_update`, within the limits of one statement too."""
+    rows = [tuple(getattr(obj, field.attname) for field in fields) for obj in objects]
+    matched = start = 0
+    for part in _parts(rows):
+        some = _as(model, objects[start : start + len(part)])
+        matched += _base(model, connection).bulk_update(some, [field.name for field in fields])
+        start += len(part)
+    return matched
 
 
 def _is_expression(value: Any) -> bool:
@@ -168,11 +182,23 @@ def _postgresql(
     sql = (
         f"UPDATE {table} SET {', '.join(f'{name} = v.{new}' for name, new in zip(columns, aliases, strict=True))} "
         f"FROM unnest({', '.join(f'%s::{kind}[]' for kind in types)}) AS v({', '.join(aliases)}, pk) "
-        f"WHERE {table}.{pk} = v.pk AND {table}.{pk} BETWEEN %s AND %s"
+        f"WHERE {table}.{pk} = v.pk"
     )
+    values = list(zip(*rows, strict=True))
+    bounds = _bounds(values[-1])
+    if bounds:
+        sql += f" AND {table}.{pk} BETWEEN %s AND %s"
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*map(_array, zip(*rows, strict=True)), rows[0][-1], rows[-1][-1]])
+        cursor.execute(sql, [*map(_array, values), *bounds])
         return int(cursor.rowcount)
+
+
+def _bounds(keys: Row) -> Row:
+    """The least and the greatest key, of types that Python and PostgreSQL order alike.
+
+    Not the first and the last: a second parent's keys come in any order.
+    """
+    return (min(keys), max(keys)) if set(map(type, keys)) in ({int}, {uuid.UUID}) else ()
 
 
 def _array(values: Row) -> list[Any] | str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from massmigration import actors, executor
 from massmigration.backends import healing
 from massmigration.conf import settings
 from massmigration.definitions.base import BaseMigration
+from massmigration.executor import throttle
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.keyset import Keyset
 from massmigration.recorder import events, records
@@ -128,15 +128,10 @@ class BaseBackend(ABC):
     def _continue(self, continuation: Delivery) -> None:
         delay = continuation.delay
         if delay and not self.supports_delay:
-            self._wait(delay)
+            # Hold the worker instead of the job.
+            throttle.sleep(delay, self.stop_requested)
             delay = None
         self._try(continuation.job, lambda: self.send_continuation(continuation.job.dumps(), delay))
-
-    def _wait(self, delay: dt.timedelta) -> None:
-        """Hold the worker instead of the job, where the queue cannot hold the job."""
-        until = time.monotonic() + delay.total_seconds()
-        while (left := until - time.monotonic()) > 0 and not self.stop_requested():
-            time.sleep(min(left, 0.2))
 
     def _send(self, job: Job, delay: dt.timedelta | None) -> None:
         self._try(job, lambda: self.send(job.dumps(), delay if self.supports_delay else None))

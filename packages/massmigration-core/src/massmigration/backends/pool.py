@@ -61,6 +61,7 @@ class Pool:
         """Take calls again after `stop`."""
         with self._changed:
             self.is_stopping = False
+            self._changed.notify_all()
 
     def _is_due(self) -> bool:
         return bool(self._waiting) and self._waiting[0][0] <= time.monotonic() and not self.is_stopping

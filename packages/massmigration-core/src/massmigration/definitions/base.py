@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from massmigration.definitions.stages import Stage
 from massmigration.exceptions import BadMigrationFile, DatabaseNotAllowed, DependencyNotApplied
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
+from massmigration.throttling import Passed
 
 
 class BaseMigration:
@@ -44,6 +46,18 @@ class BaseMigration:
     idle_limit: dt.timedelta | None = None
     """How long a batch may leave its connection idle before the server ends it; None: the setting's."""
 
+    on_code_change: str = "event"
+    """What to do when a worker has another version of the file than the attempt began with.
+
+    `"event"`: leave an event. `"pause"`: pause, too.
+    """
+
+    throttle: Sequence[Callable[[Passed], dt.timedelta | None]] = ()
+    """Callables that are told of each batch, and return how long to wait before the next; None: not at all.
+
+    Those of the setting `MASSMIGRATION_THROTTLE` are asked as well; the longest wait counts.
+    """
+
     backend_method: str | None = None
     """The method of the backend that runs it. For custom kinds of migrations on custom backends."""
 
@@ -67,9 +81,9 @@ class BaseMigration:
         """The class's docstring."""
         return inspect.cleandoc(type(self).__dict__.get("__doc__") or "")
 
-    @property
+    @cached_property
     def source_hash(self) -> str:
-        """SHA-256 of the file it is defined in; empty when there is no such file."""
+        """SHA-256 of its file as this process loaded it; empty when there is no such file."""
         try:
             return hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()
         except (OSError, TypeError):

@@ -67,6 +67,7 @@ class MapperMigration(BaseMigration):
                 name=self.key,
                 atomic=self.atomic,
                 idle_limit=self.idle_limit,
+                throttle=self.throttle,
                 get_queryset=self.get_queryset,
                 operation=self.operation if by_object else None,
                 operation_batch=self.operation_batch if by_batch else None,

@@ -9,6 +9,8 @@ from typing import Any
 
 from django.db.models import Model, QuerySet
 
+from massmigration.throttling import Passed
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -19,6 +21,9 @@ class Stage:
 
     atomic: bool = True
     """Do rows and bookkeeping commit together, in a transaction around each batch?"""
+
+    throttle: Sequence[Callable[[Passed], dt.timedelta | None]] = ()
+    """Asked after each batch how long to wait before the next."""
 
     idle_limit: dt.timedelta | None = None
     """How long a batch may leave its connection idle (default: `MASSMIGRATION_IDLE_LIMIT`)."""

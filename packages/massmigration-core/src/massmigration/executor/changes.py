@@ -119,8 +119,9 @@ def _differ(value: Any, before: Any) -> bool:
     if type(value) is type(before) and type(value) in _IMMUTABLE:
         return False
     # Equal is not the same for all: True == 1 and [1] == [1.0], which differ in JSON.
-    is_text = isinstance(value, str) and isinstance(before, str)
-    return not is_text and repr(value) != repr(before)
+    # But what equals a text or None, such as a file that was looked at, is written as they are.
+    is_plain = before is None or isinstance(before, str)
+    return not is_plain and repr(value) != repr(before)
 
 
 def _field(model: type[Model], field_name: str, name: str) -> Field[Any, Any]:
@@ -132,7 +133,13 @@ def _field(model: type[Model], field_name: str, name: str) -> Field[Any, Any]:
         raise BadMigrationFile(
             f"update_fields of migration {name!r} names {field_name!r}, which {label} does not have; it has: {known}."
         ) from None
-    if not isinstance(field, Field) or not field.concrete or field.primary_key or getattr(field, "generated", False):
+    if (
+        not isinstance(field, Field)
+        or not field.concrete
+        or field.many_to_many  # concrete, says Django
+        or field.primary_key
+        or getattr(field, "generated", False)
+    ):
         raise BadMigrationFile(
             f"update_fields of migration {name!r} names {field_name!r}, which is not a column of {label} that can be "
             "written: primary keys, generated columns, reverse and many-to-many relations cannot."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from enum import Enum
 from typing import Any
 
@@ -27,6 +28,8 @@ class Outcome:
     end: End
     claim: Claim
     error: str = ""
+    wait: dt.timedelta | None = None
+    """How long to wait before the next batch."""
 
 
 class Stopped(Exception):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from django.db import DatabaseError, InterfaceError, connections
 
 from massmigration.conf import settings
-from massmigration.exceptions import BadMigrationFile, MassMigrationError, MigrationNotFound
+from massmigration.exceptions import BadMigrationFile, InvalidTransition, MassMigrationError, MigrationNotFound
 from massmigration.executor import planning, shard_job
 from massmigration.executor.finishing import fail, finish
 from massmigration.executor.transport import Transport
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.loader import store
+from massmigration.recorder import drift, records
+from massmigration.states import Status
 from massmigration.transient import is_transient
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,9 @@ def _run(job: Job, transport: Transport) -> Delivery | None:
     except MassMigrationError as error:
         fail(job, str(error))
         return None
+    if drift.note(job, migration.source_hash) and migration.on_code_change == "pause":
+        with contextlib.suppress(InvalidTransition):
+            records.move(job.db_alias, job.key, Status.PAUSED, "pause", actor="code: the file has changed")
     logger.debug("Running %s.", job)
     if job.kind is JobKind.PLAN:
         return planning.run(job, stages, transport)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import logging
 import os
@@ -24,6 +25,7 @@ from massmigration.executor.outcome import End, OperationRaised, Outcome, Rolled
 from massmigration.executor.pace import Pace
 from massmigration.executor.stepwise import StepwiseBatch
 from massmigration.executor.telling import ProgressTeller
+from massmigration.executor.throttle import SHORT, Throttle, sleep
 from massmigration.executor.transport import Transport
 from massmigration.executor.work import Work
 from massmigration.jobs import Delivery, Job
@@ -55,12 +57,13 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
             return None
         if outcome.end is End.FAILED:
             fail(job, outcome.error)
-        shards.release(outcome.claim)
+        delay = settings.LEASE / 4 if outcome.end is End.BUSY else outcome.wait
+        shards.release(outcome.claim, delay=delay)
         # The status is read after the release, or a resume in between would be lost.
         if outcome.end is End.LOST or not shards.is_running(job):
             return None
         if outcome.end is not End.STOPPED:
-            return Delivery(job=job, delay=settings.LEASE / 4 if outcome.end is End.BUSY else None)
+            return Delivery(job=job, delay=delay)
 
 
 def worker_name() -> str:
@@ -86,13 +89,19 @@ def _work(claim: Claim, stage: Stage, transport: Transport) -> Outcome:
     try:
         pace = _pace(claim, stage)
         batch = _Batches(stage, pace)
-        progress = ProgressTeller()
+        progress, throttle = ProgressTeller(), Throttle(stage, job)
         while True:
+            started = time.monotonic()
             outcome = _persistently(batch.run, claim, stage.idle_limit or settings.IDLE_LIMIT)
-            progress.tell(job, outcome.claim.processed - claim.processed)
+            rows = outcome.claim.processed - claim.processed
+            progress.tell(job, rows)
             claim = outcome.claim
-            if outcome.end is not End.MORE or transport.stop_requested() or time.monotonic() >= deadline:
+            if outcome.end is not End.MORE:
                 return outcome
+            wait = throttle.wait(rows, time.monotonic() - started)
+            if transport.stop_requested() or time.monotonic() >= deadline or wait > SHORT:
+                return dataclasses.replace(outcome, wait=wait or None)
+            sleep(wait, transport.stop_requested)
             transport.heal(job.db_alias)
             pace.make_room()
     except BaseException:

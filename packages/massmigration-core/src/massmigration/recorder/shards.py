@@ -141,6 +141,14 @@ def read_again(claim: Claim) -> Claim | None:
     return _claim(claim.job, shard, claim.token) if shard else None
 
 
+def leased(job: Job) -> int:
+    """How many of the stage's shards workers are at; at least one."""
+    leases = ShardRecord.objects.using(job.db_alias).filter(
+        record_id=job.key, stage=job.stage, is_done=False, lease_until__gt=DatabaseNow()
+    )
+    return max(leases.count(), 1)
+
+
 def standing(job: Job) -> Standing:
     """How the shard of a lost claim stands."""
     running = is_running(job)
@@ -200,10 +208,11 @@ def renew(claim: Claim) -> bool:
     )
 
 
-def release(claim: Claim) -> bool:
-    """Give the lease back, if it is still ours."""
+def release(claim: Claim, *, delay: dt.timedelta | None = None) -> bool:
+    """Give the lease back, if it is still ours. `delay`: how much later than otherwise healing may send the shard."""
+    wait = settings.LEASE + (delay or dt.timedelta(0))
     return bool(
         ShardRecord.objects.using(claim.job.db_alias)
         .filter(pk=claim.pk, lease_token=claim.token)
-        .update(lease_token=None, lease_until=None, next_send_at=DatabaseNow(settings.LEASE))
+        .update(lease_token=None, lease_until=None, next_send_at=DatabaseNow(wait))
     )

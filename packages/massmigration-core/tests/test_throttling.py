@@ -1,0 +1,101 @@
+import datetime as dt
+
+import pytest
+
+from massmigration import api
+from massmigration.backends.handler import get_backend
+from massmigration.jobs import Job
+from massmigration.loader import store
+from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.states import Status
+from massmigration.throttling import MaxRowsPerSecond, Passed
+from testsupport.testapp.models import Item
+
+KEY = "testapp:0002_by_object"
+DUMMY = "massmigration.backends.dummy.DummyBackend"
+
+
+def passed(**fields):
+    defaults = {"key": KEY, "db_alias": "default", "rows": 100, "duration": dt.timedelta(seconds=1), "workers": 1}
+    return Passed(**{**defaults, **fields})
+
+
+@pytest.mark.parametrize(
+    ("batch", "seconds"),
+    [
+        (passed(rows=100), 1),
+        (passed(rows=100, workers=3), 5),
+        (passed(rows=10), 0),
+    ],
+    ids=["slower", "shared by workers", "slow enough"],
+)
+def test_rows_per_second_are_shared_by_all_workers(batch, seconds):
+    assert MaxRowsPerSecond(50)(batch) == dt.timedelta(seconds=seconds)
+
+
+def test_a_limit_of_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"MaxRowsPerSecond\(0\): the limit must be more than 0"):
+        MaxRowsPerSecond(0)
+
+
+@pytest.fixture
+def throttled(db_alias, settings, monkeypatch):
+    settings.MASSMIGRATION_BACKEND = DUMMY
+    settings.MASSMIGRATION_BATCH_SIZE = 10
+    Item.objects.using(db_alias).bulk_create(Item(name=str(number)) for number in range(40))
+
+    def run(throttle):
+        monkeypatch.setattr(store.get(KEY), "throttle", [throttle])
+        api.launch(KEY, db_alias)
+        backend = get_backend()
+        for _ in range(2):
+            backend.perform(backend.sent.pop(0)[0])
+        return backend.sent
+
+    run.db_alias = db_alias
+    return run
+
+
+def test_a_long_wait_gives_the_worker_back_to_the_queue(db_alias, throttled):
+    sent = throttled(lambda batch: dt.timedelta(seconds=30))
+
+    ((payload, delay),) = sent
+    shard = ShardRecord.objects.using(db_alias).get()
+    assert (Job.loads(payload).shard, delay) == (0, dt.timedelta(seconds=30))
+    assert (shard.processed, shard.lease_token) == (10, None)
+    assert shard.next_send_at - shard.heartbeat_at > dt.timedelta(seconds=60)
+
+
+def test_a_short_wait_is_slept_through(db_alias, throttled):
+    sent = throttled(lambda batch: dt.timedelta(milliseconds=1))
+
+    assert sent == []
+    assert MigrationRecord.objects.using(db_alias).get().status == Status.APPLIED
+
+
+def test_a_throttle_is_told_of_the_batch(db_alias, throttled):
+    told = []
+
+    throttled(told.append)
+
+    assert [(batch.key, batch.db_alias, batch.rows, batch.workers) for batch in told] == [
+        (KEY, db_alias, 10, 1),
+        (KEY, db_alias, 20, 1),
+    ]
+
+
+def test_the_settings_throttles_count_for_every_migration(db_alias, throttled, settings):
+    settings.MASSMIGRATION_THROTTLE = [lambda batch: dt.timedelta(seconds=40)]
+
+    ((_, delay),) = throttled(lambda batch: dt.timedelta(seconds=30))
+
+    assert delay == dt.timedelta(seconds=40)
+
+
+def test_a_throttle_that_raises_slows_and_is_logged(db_alias, throttled, caplog, monkeypatch):
+    monkeypatch.setattr("massmigration.executor.throttle.SHORT", dt.timedelta(0))
+
+    throttled(lambda batch: 1 / 0)
+
+    assert MigrationRecord.objects.using(db_alias).get().status == Status.APPLIED
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,197 @@
+import os
+import subprocess
+import sys
+from textwrap import dedent
+
+import django.test.utils
+import pytest
+
+from massmigration import under_test
+
+SETTINGS = """
+SECRET_KEY = "only for tests"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "site.sqlite3"}}
+INSTALLED_APPS = ["massmigration", "shop"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+"""
+
+MIGRATION = """
+from massmigration.migrations import SimpleMigration
+
+class Migration(SimpleMigration):
+    def operation(self, db_alias):
+        pass
+"""
+
+CODE = """
+from massmigration.enforcement import requires_migration
+
+@requires_migration("shop:0001_once")
+def relaxed():
+    return "ran"
+
+@requires_migration("shop:0001_once", skip_in_tests=False)
+def strict():
+    return "ran"
+"""
+
+TESTS = """
+from asgiref.sync import async_to_sync, sync_to_async
+from django.test import TestCase
+from massmigration.exceptions import RequiredMigrationNotApplied
+from massmigration.models import MigrationRecord
+from shop.code import relaxed, strict
+
+class Together:
+    def test_code_runs_without_the_record(self):
+        assert relaxed() == "ran"
+
+    def test_code_that_is_strict_in_tests_does_not(self):
+        with self.assertRaises(RequiredMigrationNotApplied):
+            strict()
+
+    def test_code_that_is_strict_runs_with_the_record(self):
+        MigrationRecord.objects.create(key="shop:0001_once", status="applied")
+        assert async_to_sync(sync_to_async(strict))() == "ran"
+
+class FirstTest(Together, TestCase):
+    pass
+
+class SecondTest(Together, TestCase):
+    pass
+"""
+
+ALONE = """
+from shop.code import relaxed
+
+def test_code_runs_without_the_record():
+    assert relaxed() == "ran"
+"""
+
+STARTUP = """
+from django.apps import AppConfig
+
+class ShopConfig(AppConfig):
+    name = "shop"
+
+    def ready(self):
+        from massmigration.under_test import in_tests
+        print("ready in tests:", in_tests())
+"""
+
+DJANGO = [sys.executable, "-m", "django"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "shop"]
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A small project, and a function that runs a command in it, apart from this run of pytest."""
+    files = {
+        "settings.py": SETTINGS,
+        "pytest.ini": "[pytest]\npython_files = tests.py alone.py\n",
+        "shop/__init__.py": "",
+        "shop/apps.py": STARTUP,
+        "shop/code.py": CODE,
+        "shop/tests.py": TESTS,
+        "shop/massmigrations/__init__.py": "",
+        "shop/massmigrations/0001_once.py": MIGRATION,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(dedent(text))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**kept, "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": str(tmp_path)}
+
+    def run(*command, **extra):
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**environment, **extra}, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return tmp_path, run
+
+
+@pytest.mark.parametrize(
+    ("command", "summary"),
+    [
+        pytest.param([*DJANGO, "test", "-v0"], "OK", id="django"),
+        pytest.param([*DJANGO, "test", "--parallel", "2"], "OK", id="django in parallel"),
+        pytest.param([*PYTEST, "-p", "no:xdist"], "6 passed", id="pytest-django"),
+        pytest.param([*PYTEST, "-n", "2"], "6 passed", id="pytest-xdist"),
+    ],
+)
+def test_code_is_skipped_and_stays_strict_under(site, command, summary):
+    _, run = site
+
+    code, output = run(*command)
+
+    assert (code, summary in output) == (0, True), output
+
+
+def test_plain_pytest_is_recognised(site):
+    folder, run = site
+    (folder / "shop/tests.py").unlink()
+    (folder / "shop/alone.py").write_text("import django\n\ndjango.setup()\n" + ALONE)
+
+    code, output = run(*PYTEST, "-p", "no:django")
+
+    assert (code, "1 passed" in output) == (0, True), output
+
+
+def test_a_process_that_runs_no_tests_is_not_taken_for_one(site):
+    _, run = site
+    text = "import django; django.setup(); from shop.code import relaxed; relaxed()"
+
+    _, output = run(sys.executable, "-c", text, "test")
+
+    assert "RecordsUnreadable" in output
+    assert "requires migration 'shop:0001_once'" in output
+
+
+def test_a_process_that_has_imported_pytest_is_not_taken_for_one(site):
+    _, run = site
+
+    code, output = run(
+        sys.executable, "-c", "import pytest, django.test, massmigration.under_test as u; print(u.in_tests())"
+    )
+
+    assert (code, output.strip()) == (0, "False")
+
+
+def test_the_test_command_counts_while_apps_are_loaded(site):
+    _, run = site
+
+    _, testing = run(*DJANGO, "test", "-v0")
+    _, checking = run(*DJANGO, "check", "--tag", "massmigration")
+
+    assert "ready in tests: True" in testing
+    assert "ready in tests: False" in checking
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["manage.py", "test"], True),
+        (["./bin/manage.py", "test", "shop"], True),
+        (["venv/bin/django-admin", "test"], True),
+        (["site-packages/django/__main__.py", "test"], True),
+        (["manage.py", "runserver"], False),
+        (["manage.py", "massmigrate", "test"], False),
+        (["gunicorn", "test"], False),
+        (["celery/__main__.py", "test"], False),
+        (["manage.py"], False),
+        ([], False),
+    ],
+    ids=" ".join,
+)
+def test_only_djangos_own_test_command_counts(monkeypatch, argv, expected):
+    monkeypatch.setattr(under_test, "_is_pytest", lambda: False)
+    monkeypatch.setattr(under_test, "_is_test_environment", lambda: False)
+    monkeypatch.setattr(sys, "argv", argv)
+
+    assert under_test.in_tests() is expected
+
+
+def test_djangos_own_mark_is_where_it_is_looked_for():
+    assert hasattr(django.test.utils._TestState, "saved_data")
+    assert under_test._is_test_environment()
