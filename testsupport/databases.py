@@ -28,14 +28,19 @@ def server_version(alias: str) -> str:
 
 def create(alias: str) -> None:
     """Makes the alias' database anew and migrates it."""
-    drop(alias)
-    if alias in URL_VARIABLES:
-        with _server_cursor(alias) as cursor:
-            cursor.execute(f"CREATE DATABASE {_name(alias)}")
+    create_empty(alias)
     call_command("migrate", database=alias, verbosity=0, interactive=False)
     _tables_to_empty(alias)
     # From now on the connections of all threads are known, and kept until `empty` has closed them.
     connection_created.connect(_remember, dispatch_uid="testsupport.databases")
+
+
+def create_empty(alias: str) -> None:
+    """Makes the alias' database anew, without tables."""
+    drop(alias)
+    if alias in URL_VARIABLES:
+        with _server_cursor(alias) as cursor:
+            cursor.execute(f"CREATE DATABASE {_name(alias)}")
 
 
 def drop(alias: str) -> None:

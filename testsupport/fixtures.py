@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from django.db import connections
 
 from testsupport import databases
 from testsupport.plugin import missing_server, reason_of_absence, run_folder
+from testsupport.predecessor import HISTORY, OldProject, install, other_database
 from testsupport.services import Redis, Unavailable
 
 SERVERS = ["postgresql", "mariadb"]
@@ -65,3 +67,18 @@ def redis_url() -> Iterator[str]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     yield f"{url.rstrip('/')}/{worker}" if urlsplit(url).path in ("", "/") else url
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def predecessor() -> Path:
+    """Installs django-mass-migration 0.3.9, once in each worker of pytest-xdist."""
+    return install(run_folder())
+
+
+@pytest.fixture
+def old_project(db_alias: str, predecessor: Path) -> Iterator[OldProject]:
+    """A project with a database of its own, which `db_alias` stands for: set up, and used, with the predecessor."""
+    with other_database(db_alias):
+        project = OldProject(db_alias, predecessor)
+        project.run_old("set_up", *HISTORY)
+        yield project

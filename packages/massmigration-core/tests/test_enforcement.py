@@ -10,9 +10,7 @@ from massmigration import enforcement, record_cache
 from massmigration.definitions.simple import SimpleMigration
 from massmigration.enforcement import migration_is_applied, requires_migration
 from massmigration.exceptions import (
-    BadMigrationFile,
     DatabaseNotAllowed,
-    MigrationNotFound,
     RecordsUnreadable,
     RequiredMigrationNotApplied,
 )
@@ -244,52 +242,6 @@ def test_a_missing_table_says_to_migrate(db_alias, form, monkeypatch):
         decorated()
 
 
-def test_an_unknown_migration_is_refused_at_the_first_call(db_alias):
-    decorated = Forms.function(requires("testapp:0001_typo", db_aliases=[db_alias]))
-
-    with pytest.raises(MigrationNotFound, match=f"'testapp:0001_typo'.* Nor .* on database '{db_alias}'. Correct"):
-        decorated()
-
-
-def test_an_unknown_migration_is_a_value_error_as_it_was(db_alias):
-    with pytest.raises(ValueError, match="testapp:0001_typo"):
-        enforcement.get_migration_key("testapp:0001_typo")
-
-
-def test_an_unknown_migration_is_refused_in_tests_without_a_query(db_alias):
-    decorated = Forms.function(requires_migration("testapp:0001_typo", db_aliases=[db_alias]))
-
-    with queries(db_alias) as captured, pytest.raises(MigrationNotFound):
-        decorated()
-
-    assert len(captured) == 0
-
-
-def test_a_deleted_file_passes_where_its_record_is_applied(db_alias):
-    make_record(db_alias, key="testapp:0001_deleted")
-    decorated = Forms.function(requires("testapp:0001_deleted", db_aliases=[db_alias]))
-
-    assert [decorated(), decorated()] == [42, 42]
-    assert migration_is_applied("testapp:0001_deleted", db_alias)
-
-
-def test_a_file_that_cannot_be_used_passes_where_its_record_is_applied(db_alias, monkeypatch):
-    monkeypatch.setitem(store.errors, "testapp:0001_broken", BadMigrationFile("It is broken."))
-    decorated = Forms.function(requires("testapp:0001_broken", db_aliases=[db_alias]))
-
-    with pytest.raises(BadMigrationFile, match="It is broken"):
-        decorated()
-    make_record(db_alias, key="testapp:0001_broken")
-
-    assert decorated() == 42
-
-
-@pytest.mark.parametrize("identifier", ["once", "a:b:c", ("a",), ("a", "b", "c"), ("", "b"), "", ("a", 1)], ids=repr)
-def test_what_cannot_name_a_migration_is_refused_when_it_is_written(identifier):
-    with pytest.raises(MigrationNotFound, match=r"write \(app_label, name\) or 'app_label:name'"):
-        requires_migration(identifier)
-
-
 def test_it_is_skipped_in_tests_without_a_query(db_alias):
     decorated = Forms.function(requires_migration(KEY, [db_alias]))
 
@@ -322,11 +274,6 @@ def test_migration_is_applied_is_false_otherwise(db_alias, status):
         make_record(db_alias, status)
 
     assert migration_is_applied(KEY, db_alias) is False
-
-
-def test_migration_is_applied_refuses_what_is_unknown(db_alias):
-    with pytest.raises(MigrationNotFound):
-        migration_is_applied("testapp:0001_typo", db_alias)
 
 
 def test_migration_is_applied_says_to_migrate(db_alias, monkeypatch):

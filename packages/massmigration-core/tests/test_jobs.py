@@ -1,11 +1,14 @@
 import json
+import uuid
 
 import pytest
 
 from massmigration.exceptions import BadPayload
 from massmigration.jobs import VERSION, Job, JobKind
 
-JOB = Job(kind=JobKind.SHARD, key="testapp:0001_once", db_alias="default", attempt_id="a1", stage=1, shard=2)
+JOB = Job(
+    kind=JobKind.SHARD, key="testapp:0001_once", db_alias="default", attempt_id=str(uuid.uuid4()), stage=1, shard=2
+)
 
 
 def changed(**fields):
@@ -32,6 +35,8 @@ def test_a_job_survives_its_payload():
         changed(stage="1"),
         changed(shard=None),
         changed(key=1),
+        changed(attempt_id="one"),
+        changed(attempt_id=1),
         changed(db_alias=None),
     ],
 )

@@ -42,7 +42,7 @@ def make(model, key):
 
 
 KINDS = {
-    "integer": (Place, make(Place, lambda number: (number - 10) * 10**number if number < 18 else 2**63 - number)),
+    "integer": (Place, make(Place, lambda number: (number - 9) * 10**12 + number)),
     "text": (Word, make_words),
     "uuid": (Token, make(Token, lambda number: uuid.uuid5(uuid.NAMESPACE_DNS, str(number)))),
     "decimal": (Price, make(Price, lambda number: Decimal((number - 10) ** 7) / 1000)),

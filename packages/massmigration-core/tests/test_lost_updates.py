@@ -10,7 +10,7 @@ from massmigration.models import FailedObject, ShardRecord
 from massmigration.states import Status
 from testsupport.adhoc import IMMEDIATE, launch, register
 from testsupport.interference import elsewhere, wait_for_waiter
-from testsupport.testapp.models import Place
+from testsupport.testapp.models import Item, Place
 
 ROWS = 30
 
@@ -114,7 +114,7 @@ class Unseen(MapperMigration):
     """Its queryset holds only what it has not changed yet."""
 
     def get_queryset(self, db_alias):
-        return Place.objects.filter(note="")
+        return Item.objects.filter(note="")
 
 
 class LeaveByObject(Unseen):
@@ -143,12 +143,12 @@ class LeaveByBatch(Unseen):
     ids=["object", "fields", "batch"],
 )
 def test_rows_that_leave_the_queryset_are_all_done_once(db_alias, monkeypatch, way, rows):
-    make_places(db_alias, rows)
+    Item.objects.using(db_alias).bulk_create(Item(name="item") for _ in range(rows))
 
     record = launch(register(monkeypatch, way), db_alias)
 
     assert record.status == Status.APPLIED
-    assert Place.objects.using(db_alias).filter(note="seen", n=1).count() == rows
+    assert Item.objects.using(db_alias).filter(note="seen", n=1).count() == rows
     assert sum(ShardRecord.objects.using(db_alias).values_list("processed", flat=True)) == rows
 
 
@@ -173,38 +173,68 @@ def test_rows_added_ahead_of_the_cursor_are_done_and_no_others(db_alias, monkeyp
     assert Place.objects.using(db_alias).get(name="new").n == n
 
 
-@pytest.mark.parametrize("stops", [range(5), range(ROWS)], ids=["some", "a-whole-batch"])
-def test_rows_that_stop_matching_while_they_are_waited_for_do_not_end_the_shard(server_alias, monkeypatch, stops):
-    make_places(server_alias)
-    names = [f"place {number}" for number in stops if number < 10]
+class Visible(Places):
+    def get_queryset(self, db_alias):
+        return Place.objects.filter(note="")
+
+    def operation(self, obj, db_alias):
+        Place.objects.using(db_alias).filter(pk=obj.pk).update(n=F("n") + 1)
+
+
+@pytest.fixture
+def waited_for(server_alias, monkeypatch):
+    """Let the first batch's fetch wait for a transaction that hides some rows and shows others."""
     holds, begin = threading.Event(), batch.shards.begin_batch
 
-    def hide():
+    def change(hidden, shown):
         with transaction.atomic(using=server_alias):
-            Place.objects.using(server_alias).filter(name__in=names).update(note="hidden")
+            places = Place.objects.using(server_alias)
+            places.filter(name__in=[f"place {number}" for number in hidden]).update(note="hidden")
+            places.filter(name__in=[f"place {number}" for number in shown]).update(note="")
             holds.set()
             wait_for_waiter(server_alias)
 
-    def begin_while_others_hold(claim):
-        if not holds.is_set():
-            elsewhere(hide)
-            assert holds.wait(10)
-        return begin(claim)
+    def arrange(hidden, shown=()):
+        def begin_while_others_hold(claim):
+            if not holds.is_set():
+                elsewhere(lambda: change(hidden, shown))
+                assert holds.wait(10)
+            return begin(claim)
 
-    monkeypatch.setattr(batch.shards, "begin_batch", begin_while_others_hold)
+        monkeypatch.setattr(batch.shards, "begin_batch", begin_while_others_hold)
 
-    class Matching(Places):
-        def get_queryset(self, db_alias):
-            return Place.objects.filter(note="")
+    return arrange
 
-        def operation(self, obj, db_alias):
-            Place.objects.using(db_alias).filter(pk=obj.pk).update(n=F("n") + 1)
 
-    record = launch(register(monkeypatch, Matching), server_alias)
+def done_once(db_alias):
+    """The numbers of the places that were counted."""
+    names = Place.objects.using(db_alias).filter(n=1).order_by("pk").values_list("name", flat=True)
+    return [int(name.removeprefix("place ")) for name in names]
+
+
+@pytest.mark.parametrize("count", [5, 10], ids=["some", "a-whole-batch"])
+def test_rows_that_stop_matching_while_they_are_waited_for_are_passed_over(
+    server_alias, monkeypatch, waited_for, count
+):
+    make_places(server_alias)
+    waited_for(range(count))
+
+    record = launch(register(monkeypatch, Visible), server_alias)
 
     assert (record.status, record.last_error) == (Status.APPLIED, "")
-    assert Place.objects.using(server_alias).filter(n=1, note="").count() == ROWS - len(names)
-    assert Place.objects.using(server_alias).filter(n=0, note="hidden").count() == len(names)
+    assert done_once(server_alias) == list(range(count, ROWS))
+
+
+def test_a_batch_of_which_nothing_is_left_does_not_end_the_shard(server_alias, monkeypatch, waited_for):
+    # PostgreSQL returns none of the rows, for it had not seen those that match now when it began to wait.
+    make_places(server_alias, 10)
+    Place.objects.using(server_alias).filter(name__in=["place 5", "place 6"]).update(note="hidden")
+    waited_for(hidden=[0, 1, 2, 3, 4, 7, 8, 9], shown=[5, 6])
+
+    record = launch(register(monkeypatch, Visible), server_alias)
+
+    assert record.status == Status.APPLIED
+    assert done_once(server_alias) == [5, 6]
 
 
 def test_nothing_fails_when_every_row_is_deleted_meanwhile(db_alias, monkeypatch):

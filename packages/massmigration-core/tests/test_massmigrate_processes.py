@@ -68,6 +68,12 @@ def end_of(process):
     return process.returncode, stdout, stderr
 
 
+def until(process, is_so):
+    """Wait for what the process is to bring about, no longer than it lives."""
+    wait_until(lambda: is_so() or process.poll() is not None)
+    assert process.poll() is None, end_of(process)
+
+
 def workers(db_alias):
     """The processes that have committed calls, by how many."""
     found = Call.objects.using(db_alias).values_list("worker").annotate(Count("pk"))
@@ -86,7 +92,7 @@ def assert_each_row_once(db_alias):
 def test_ctrl_c_pauses_at_a_batch_boundary_and_the_next_run_goes_on(db_alias, start):
     make_items(db_alias, ROWS)
     process = start(KEY, "--database", db_alias, pause=0.02)
-    wait_until(lambda: calls(db_alias))
+    until(process, lambda: calls(db_alias))
 
     process.send_signal(signal.SIGINT)
     ended = end_of(process)
@@ -111,7 +117,7 @@ def test_ctrl_c_pauses_at_a_batch_boundary_and_the_next_run_goes_on(db_alias, st
 def test_sigterm_pauses_with_an_exit_code_of_its_own(db_alias, start):
     make_items(db_alias, ROWS)
     process = start(KEY, pause=0.02)
-    wait_until(lambda: calls(db_alias))
+    until(process, lambda: calls(db_alias))
 
     process.terminate()
     code, _, stderr = end_of(process)
@@ -123,7 +129,7 @@ def test_sigterm_pauses_with_an_exit_code_of_its_own(db_alias, start):
 
 def test_a_second_ctrl_c_exits_at_once(db_alias, start):
     process = start("testapp:0001_once", "--database", db_alias, pause=0.5)
-    wait_until(lambda: ShardRecord.objects.using(db_alias).filter(fence=0).exclude(lease_token=None))
+    until(process, lambda: ShardRecord.objects.using(db_alias).filter(fence=0).exclude(lease_token=None))
     process.send_signal(signal.SIGINT)
     assert "press Ctrl-C again" in process.stderr.readline()
 
@@ -135,7 +141,7 @@ def test_a_second_ctrl_c_exits_at_once(db_alias, start):
 
 def test_ctrl_c_only_stops_watching_what_runs_on_a_queue(db_alias, start):
     process = start(KEY, "--database", db_alias, TEST_QUEUE="1")
-    wait_until(lambda: status(db_alias))
+    until(process, lambda: status(db_alias))
 
     process.send_signal(signal.SIGINT)
     code, _, stderr = end_of(process)
@@ -148,7 +154,7 @@ def test_ctrl_c_only_stops_watching_what_runs_on_a_queue(db_alias, start):
 def test_a_killed_process_is_replaced_and_its_rows_are_done_once(server_alias, start):
     make_items(server_alias, 2 * ROWS)
     process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.02)
-    wait_until(lambda: len(workers(server_alias)) == 2)
+    until(process, lambda: len(workers(server_alias)) == 2)
     (helper,) = set(workers(server_alias)) - {process.pid}
 
     os.kill(helper, signal.SIGKILL)
@@ -163,7 +169,7 @@ def test_a_killed_process_is_replaced_and_its_rows_are_done_once(server_alias, s
 def test_processes_end_with_their_parent_and_the_next_command_goes_on(server_alias, start):
     make_items(server_alias, 2 * ROWS)
     process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.02)
-    wait_until(lambda: len(workers(server_alias)) == 2)
+    until(process, lambda: len(workers(server_alias)) == 2)
 
     process.kill()
     code, _, _ = end_of(process)

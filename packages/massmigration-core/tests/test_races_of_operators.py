@@ -16,7 +16,7 @@ from testsupport.threads import PATIENCE, Gate, aside, held_at_commit, held_at_s
 CHECKPOINT = r"SET .cursor. ="
 BEGIN_BATCH = r"SET .fence. ="
 RELEASE = r"SET .lease_token. = NULL"
-UPDATE_RECORD = r"UPDATE .massmigration_migrationrecord"
+MOVE_ON = r"UPDATE .massmigration_migrationrecord. SET .(is_planned|status). ="
 INSERT_SHARDS = r"INSERT INTO .massmigration_shardrecord"
 
 
@@ -77,7 +77,7 @@ def test_the_second_of_two_plans_inserts_no_shards(race):
 def test_a_plan_does_not_undo_a_cancel(race):
     gate = Gate()
     race.launch()
-    worker = aside(perform_held, held_at_statement, race, UPDATE_RECORD, gate, race.take())
+    worker = aside(perform_held, held_at_statement, race, MOVE_ON, gate, race.take())
     gate.await_arrivals()
     api.cancel(KEY, race.db_alias)
     gate.open()
@@ -91,7 +91,7 @@ def test_a_plan_does_not_undo_a_cancel(race):
 def test_a_look_does_not_undo_a_cancel(race):
     gate = Gate()
     (payload,) = race.plan()
-    worker = aside(perform_held, held_at_statement, race, UPDATE_RECORD, gate, payload)
+    worker = aside(perform_held, held_at_statement, race, MOVE_ON, gate, payload)
     gate.await_arrivals()
     api.cancel(KEY, race.db_alias)
     gate.open()

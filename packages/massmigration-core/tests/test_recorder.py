@@ -1,4 +1,5 @@
 import dataclasses
+import datetime as dt
 import itertools
 import uuid
 
@@ -23,6 +24,7 @@ PARTS = ["fence", "token", "attempt"]
 STALE = [parts for count in (1, 2, 3) for parts in itertools.combinations(PARTS, count)]
 DONE = Progress(cursor=[1], is_done=True, batch_size=3)
 NOT_RUNNING = [Status.QUEUED, Status.PAUSED, Status.FAILED, Status.CANCELLED, Status.APPLIED]
+LEASE = dt.timedelta(minutes=1)
 NOT_ACTIVE = NOT_RUNNING[1:]
 
 
@@ -108,9 +110,9 @@ def test_a_shard_is_not_claimed_for_another_attempt(race):
 
 
 def test_only_the_owner_releases_a_shard(race, claim):
-    assert not shards.release(stale(claim, ["token"]))
+    assert not shards.release(stale(claim, ["token"]), wait=LEASE)
     assert shards.claim(claim.job, "second") is None
-    assert shards.release(claim)
+    assert shards.release(claim, wait=LEASE)
     assert shards.claim(claim.job, "second") is not None
 
 
@@ -258,6 +260,19 @@ def test_a_healer_passes_over_what_another_is_taking(server_race, planned):
     gate.open()
 
     assert len(first.result(PATIENCE)) == 1
+
+
+def test_a_healer_that_read_before_a_claim_sends_nothing(server_race):
+    gate = Gate()
+    job = server_race.claimable()
+    server_race.expire()
+    late = aside(held_take, held_at_statement, server_race.db_alias, "FOR UPDATE", gate)
+    gate.await_arrivals()
+    shards.claim(job, "first")
+    server_race.shards.update(next_send_at=races.LONG_AGO)  # as after many batches: they renew the lease alone
+    gate.open()
+
+    assert late.result(PATIENCE) == []
 
 
 def test_healing_sends_ever_more_rarely(race):

@@ -68,6 +68,16 @@ def test_code_runs_without_the_record():
     assert relaxed() == "ran"
 """
 
+SCRIPT = """
+import django
+from django.conf import settings
+from django.test.utils import get_runner
+
+if __name__ == "__main__":
+    django.setup()
+    raise SystemExit(get_runner(settings)(verbosity=0).run_tests([]))
+"""
+
 STARTUP = """
 from django.apps import AppConfig
 
@@ -89,6 +99,7 @@ def site(tmp_path):
     files = {
         "settings.py": SETTINGS,
         "pytest.ini": "[pytest]\npython_files = tests.py alone.py\n",
+        "runtests.py": SCRIPT,
         "shop/__init__.py": "",
         "shop/apps.py": STARTUP,
         "shop/code.py": CODE,
@@ -116,6 +127,7 @@ def site(tmp_path):
     [
         pytest.param([*DJANGO, "test", "-v0"], "OK", id="django"),
         pytest.param([*DJANGO, "test", "--parallel", "2"], "OK", id="django in parallel"),
+        pytest.param([sys.executable, "runtests.py"], "OK", id="a script that calls Django's runner"),
         pytest.param([*PYTEST, "-p", "no:xdist"], "6 passed", id="pytest-django"),
         pytest.param([*PYTEST, "-n", "2"], "6 passed", id="pytest-xdist"),
     ],
@@ -144,7 +156,7 @@ def test_a_process_that_runs_no_tests_is_not_taken_for_one(site):
 
     _, output = run(sys.executable, "-c", text, "test")
 
-    assert "RecordsUnreadable" in output
+    assert "Run: manage.py migrate --database default" in output
     assert "requires migration 'shop:0001_once'" in output
 
 
@@ -182,7 +194,7 @@ def test_the_test_command_counts_while_apps_are_loaded(site):
         (["manage.py"], False),
         ([], False),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_only_djangos_own_test_command_counts(monkeypatch, argv, expected):
     monkeypatch.setattr(under_test, "_is_pytest", lambda: False)

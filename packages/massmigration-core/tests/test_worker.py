@@ -52,6 +52,26 @@ def test_a_job_of_a_stage_that_is_gone_fails_the_migration(race):
     assert "stage 3 is gone" in race.record.last_error
 
 
+def test_a_job_that_finds_its_shard_done_looks_whether_all_are(race):
+    (payload,) = race.plan()
+    race.shards.update(is_done=True)
+
+    perform(payload)
+
+    assert race.record.status == Status.APPLIED
+
+
+def test_a_plan_that_finds_nothing_left_looks_whether_all_is_done(race):
+    race.launch()
+    payload = race.take()
+    perform(payload)
+    race.shards.update(is_done=True)
+
+    perform(payload)
+
+    assert race.record.status == Status.APPLIED
+
+
 def test_a_migration_can_be_run_in_a_test_whatever_its_backend(race):
     record = run_migration("testapp:0005_two_stages", race.db_alias)
 

@@ -5,19 +5,52 @@ Refusals are raised here or below, as subclasses of `MassMigrationError`, in the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from django.db import transaction
 
-from massmigration import actors
-from massmigration.backends import handler, healing
+from massmigration import actors, record_cache
+from massmigration.backends import handler, healing, offering
+from massmigration.backends.base import AdminAction
+from massmigration.definitions import reporting
+from massmigration.definitions.base import BaseMigration
 from massmigration.exceptions import AlreadyLaunched
 from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
+from massmigration.questions import (
+    can_start_migration,
+    get_all_migrations,
+    migration_is_applied,
+    migration_is_in_progress,
+    migration_was_started,
+)
 from massmigration.recorder import attempts, records
 from massmigration.signals import announce, migration_paused
 from massmigration.states import ACTIVE, Status
+
+__all__ = [
+    "DEFAULT",
+    "backend_actions",
+    "can_start_migration",
+    "cancel",
+    "fake",
+    "forget",
+    "get_all_migrations",
+    "heal",
+    "initiate_migration",
+    "launch",
+    "migration_is_applied",
+    "migration_is_in_progress",
+    "migration_was_started",
+    "pause",
+    "perform_backend_action",
+    "restart",
+    "resume",
+    "retry",
+    "send",
+]
 
 DEFAULT = "default"
 
@@ -34,7 +67,7 @@ def launch(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> No
     if record is not None:
         raise AlreadyLaunched(records.already_launched(db_alias, record))
     migration.check_dependencies(db_alias)
-    with actors.acting(actor):
+    with actors.acting(actor), reporting.launching():
         migration.launch(db_alias)
 
 
@@ -66,8 +99,10 @@ def retry(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> Non
     migration = store.get(key)
     migration.check_dependencies(db_alias)
     with actors.acting(actor) as who:
-        record = attempts.retry(db_alias, key, actor=who, source_hash=migration.source_hash)
-        _send_plan(db_alias, record)
+        if _runs_itself(db_alias, key):
+            _launch_again(migration, db_alias, "retry", actor=who)
+        else:
+            _send_plan(db_alias, attempts.retry(db_alias, key, actor=who, source_hash=migration.source_hash))
 
 
 def restart(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
@@ -75,8 +110,10 @@ def restart(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> N
     migration = store.get(key)
     migration.check_dependencies(db_alias)
     with actors.acting(actor) as who:
-        record = attempts.restart(db_alias, key, actor=who, source_hash=migration.source_hash)
-        _send_plan(db_alias, record)
+        if _runs_itself(db_alias, key):
+            _launch_again(migration, db_alias, "restart", actor=who)
+        else:
+            _send_plan(db_alias, attempts.restart(db_alias, key, actor=who, source_hash=migration.source_hash))
 
 
 def fake(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
@@ -93,6 +130,7 @@ def forget(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> No
     """
     with actors.acting(actor) as who:
         attempts.forget(db_alias, key, actor=who)
+    record_cache.forget(key, db_alias)
 
 
 def heal(db_alias: str = DEFAULT) -> int:
@@ -105,6 +143,41 @@ def send(key: str, db_alias: str = DEFAULT) -> None:
     record = records.get(db_alias, key)
     if record is not None and record.is_managed and record.status in ACTIVE:
         _send_plan(db_alias, record)
+
+
+def backend_actions(records: Sequence[MigrationRecord]) -> list[AdminAction]:
+    """What the backends of these records let an operator do, beside the verbs above."""
+    return list(offering.of_records(records).values())
+
+
+def perform_backend_action(
+    name: str, keys: Sequence[str], db_alias: str = DEFAULT, *, actor: str | None = None
+) -> list[str]:
+    """Have backends do what they offer under this name, and return what they say, one text for each backend.
+
+    It is an event of each migration, whether it fails or not. Raise `BackendActionFailed`.
+    """
+    with actors.acting(actor) as who:
+        return offering.perform(name, keys, db_alias, actor=who)
+
+
+def initiate_migration(migration: BaseMigration, db_alias: str) -> None:
+    """Launch a migration, or retry it if it failed or was cancelled. Raise as these do."""
+    is_retry = can_start_migration(migration, db_alias) and migration_was_started(migration, db_alias)
+    (retry if is_retry else launch)(migration.key, db_alias)
+
+
+def _runs_itself(db_alias: str, key: str) -> bool:
+    record = records.get(db_alias, key)
+    return record is not None and not record.is_managed
+
+
+def _launch_again(migration: BaseMigration, db_alias: str, verb: str, *, actor: str) -> None:
+    """There is no cursor to go on from; and whether jobs run it this time, its launch decides."""
+    migration.check_db_alias(db_alias)
+    attempts.forget(db_alias, migration.key, actor=actor, verb=verb, sources=attempts.RETRIED)
+    with reporting.launching():
+        migration.launch(db_alias)
 
 
 def _send_plan(db_alias: str, record: MigrationRecord) -> None:

@@ -27,9 +27,6 @@ TAG = "massmigration"
 
 PREDECESSOR = "django-mass-migration"
 
-KEPT_SETTINGS = frozenset({"TASK_QUEUE"})
-"""Settings of the predecessor that are read without being ours."""
-
 
 def connect() -> None:
     """Called when Django's apps are ready."""
@@ -67,7 +64,7 @@ def check_predecessor() -> Iterator[CheckMessage]:
 def check_settings() -> Iterator[CheckMessage]:
     """E006: values that make no sense; E008: a queue of the predecessor's without a backend; W003: unknown names."""
     given = settings.given()
-    known = {name for name in vars(Settings) if name.isupper()} | KEPT_SETTINGS
+    known = {name for name in vars(Settings) if name.isupper()}
     for name in sorted(given.keys() - known):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0)
         yield Warning(
@@ -80,7 +77,7 @@ def check_settings() -> Iterator[CheckMessage]:
     if not (problems.get("LEASE") or problems.get("IDLE_LIMIT")) and settings.IDLE_LIMIT <= settings.LEASE:
         text = f"is {settings.IDLE_LIMIT!s}; it must be longer than {PREFIX}LEASE, which is {settings.LEASE!s}"
         yield _bad_setting("IDLE_LIMIT", text)
-    if given.get("TASK_QUEUE") and not given.get("BACKEND") and not _is_installed("massmigration_djangae"):
+    if _lacks_backend_of_queue():
         yield Error(
             f"{PREFIX}TASK_QUEUE is set, and {PREFIX}BACKEND is not: massmigration-djangae would be the backend, "
             "but it is not installed.",
@@ -140,14 +137,15 @@ def check_migration(migration: BaseMigration) -> Iterator[CheckMessage]:
 
 
 def check_circles() -> Iterator[CheckMessage]:
-    """E002: the first circle of dependencies."""
+    """E002: circles of dependencies."""
     if not all(map(_has_pairs, store.by_key.values())):
         return
-    try:
-        _ = store.all
-    except BadMigrationFile as error:
-        hint = "None of them can ever be launched: each waits for the others to be applied."
-        yield Error(str(error), hint=hint, id="massmigration.E002")
+    for circle in store.circles():
+        yield Error(
+            f"Migrations depend on each other in a circle: {circle}.",
+            hint="None of them can ever be launched: each waits for the others to be applied. Remove one dependency.",
+            id="massmigration.E002",
+        )
 
 
 def check_backends(migrations: Iterable[BaseMigration]) -> Iterator[CheckMessage]:
@@ -155,6 +153,8 @@ def check_backends(migrations: Iterable[BaseMigration]) -> Iterator[CheckMessage
     if _problem_of_setting("BACKEND", settings.BACKEND) or _problem_of_setting(
         "BACKEND_OPTIONS", settings.BACKEND_OPTIONS
     ):
+        return
+    if _lacks_backend_of_queue():
         return
     messages = [*_check_backend("The setting MASSMIGRATION_BACKEND", handler.get_backend)]
     for migration in migrations:
@@ -201,7 +201,7 @@ def _problem_of_setting(name: str, value: Any) -> str:
 def _problem_of_stages(migration: BaseMigration) -> str:
     own = type(migration)
     launches_itself = own.launch is not BaseMigration.launch
-    has_method_of_backend = own.get_stages is BaseMigration.get_stages and migration.backend_method
+    has_method_of_backend = own.get_stages is BaseMigration.get_stages and isinstance(migration.backend_method, str)
     if launches_itself or has_method_of_backend:
         return ""
     try:
@@ -211,6 +211,11 @@ def _problem_of_stages(migration: BaseMigration) -> str:
     except Exception as error:  # get_stages may be the user's own
         return f"Migration {migration.key!r} raised in get_stages(): {type(error).__name__}: {error}"
     return ""
+
+
+def _lacks_backend_of_queue() -> bool:
+    given = settings.given()
+    return bool(given.get("TASK_QUEUE")) and not given.get("BACKEND") and not _is_installed("massmigration_djangae")
 
 
 def _has_pairs(migration: BaseMigration) -> bool:

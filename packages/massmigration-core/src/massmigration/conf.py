@@ -10,15 +10,24 @@ from django.conf import settings as django_settings
 
 PREFIX = "MASSMIGRATION_"
 
+DJANGAE_BACKEND = "massmigration.backends.djangae.DjangaeBackend"
+"""Its name since django-mass-migration."""
+
 
 class Settings:
     """Each attribute `X` is the default of the setting `MASSMIGRATION_X`."""
 
     BACKEND: str = "massmigration.backends.local.LocalBackend"
-    """Dotted path of the backend that carries jobs to workers."""
+    """Dotted path of the backend that carries jobs to workers.
+
+    With `MASSMIGRATION_TASK_QUEUE` set and this not, it is that of the package massmigration-djangae.
+    """
 
     BACKEND_OPTIONS: dict[str, Any] = {}
     """Keyword arguments for the backend."""
+
+    TASK_QUEUE: str | None = None
+    """The queue that jobs go to, where neither the migration nor the backend's options name one."""
 
     BATCH_SIZE: int = 500
     """Rows in a shard's first batch; later batches adapt."""
@@ -61,7 +70,15 @@ class Settings:
     def __getattribute__(self, name: str) -> Any:
         if not name.isupper():
             return super().__getattribute__(name)
+        if name == "BACKEND":
+            return _backend_path(super().__getattribute__(name))
         return getattr(django_settings, PREFIX + name, super().__getattribute__(name))
+
+
+def _backend_path(default: str) -> Any:
+    """A project that has only named a queue had the backend which was the only one; it must not change unasked."""
+    path = getattr(django_settings, PREFIX + "BACKEND", None)
+    return path or (DJANGAE_BACKEND if getattr(django_settings, PREFIX + "TASK_QUEUE", None) else default)
 
 
 settings = Settings()

@@ -60,6 +60,14 @@ class BatchInFlight(MassMigrationError):
     """A batch is still being finished; try again in a moment."""
 
 
+class CannotDryRun(MassMigrationError):
+    """The migration cannot be tried without effect."""
+
+
+class BackendActionFailed(MassMigrationError):
+    """The backend could not do what an operator asked it for."""
+
+
 class LostShard(MassMigrationError):
     """Another worker owns the shard now."""
 
@@ -70,3 +78,12 @@ class IdleLimitExceeded(MassMigrationError):
 
 class DDLInBatch(MassMigrationError):
     """The operation changed the schema inside a batch, which would commit half of it."""
+
+
+# The names that django-mass-migration had.
+
+MigrationError = MassMigrationError
+MigrationAlreadyStarted = AlreadyLaunched
+DependentMigrationNotApplied = DependencyNotApplied
+CannotRunOnDB = DatabaseNotAllowed
+DbAliasNotAllowed = DatabaseNotAllowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import uuid
 from enum import Enum
 
 from massmigration.exceptions import BadPayload
@@ -31,6 +32,12 @@ class Job:
     stage: int = 0
     shard: int = 0
 
+    @property
+    def what(self) -> str:
+        """What it is for, in words."""
+        words = {JobKind.PLAN: "plan", JobKind.SHARD: f"shard {self.shard}", JobKind.FINISH: "finish"}
+        return f"{words[self.kind]} of stage {self.stage}"
+
     def dumps(self) -> str:
         return json.dumps({"v": VERSION, **dataclasses.asdict(self), "kind": self.kind.value})
 
@@ -46,6 +53,7 @@ class Job:
                     "Run the same version of massmigration in every process."
                 )
             job = cls(**{**fields, "kind": JobKind(fields["kind"])})
+            uuid.UUID(job.attempt_id)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, BadPayload):
                 raise

@@ -40,11 +40,16 @@ class MigrationsStore:
     @property
     def all(self) -> list[BaseMigration]:
         """Every migration, after those that it depends on; otherwise by app and name."""
-        return self._ordered(list(self.by_key.values()))
+        return self._ordered([])
 
     def reset(self) -> None:
         """Read the files again when next asked."""
         self._by_key = None
+
+    def load(self) -> None:
+        """Read the files again now."""
+        self.reset()
+        _ = self.by_key
 
     def get(self, key: str) -> BaseMigration:
         """Raise `BadMigrationFile` if its file cannot be used, `MigrationNotFound` if there is none."""
@@ -84,22 +89,29 @@ class MigrationsStore:
                     self.errors[key] = error
         return found
 
-    def _ordered(self, migrations: list[BaseMigration]) -> list[BaseMigration]:
+    def circles(self) -> list[str]:
+        """The circles of dependencies, each as `a -> b -> a`. None of their members can ever be launched."""
+        found: list[str] = []
+        self._ordered(found)
+        return found
+
+    def _ordered(self, circles: list[str]) -> list[BaseMigration]:
         done: dict[str, BaseMigration] = {}
-        for migration in migrations:
-            self._visit(migration, done, ())
+        for migration in self.by_key.values():
+            self._visit(migration, done, (), circles)
         return list(done.values())
 
-    def _visit(self, migration: BaseMigration, done: dict[str, BaseMigration], path: tuple[str, ...]) -> None:
+    def _visit(
+        self, migration: BaseMigration, done: dict[str, BaseMigration], path: tuple[str, ...], circles: list[str]
+    ) -> None:
         if migration.key in path:
-            circle = " -> ".join((*path[path.index(migration.key) :], migration.key))
-            raise BadMigrationFile(f"Migrations depend on each other in a circle: {circle}. Remove one dependency.")
-        if migration.key in done:
+            circles.append(" -> ".join((*path[path.index(migration.key) :], migration.key)))
+        if migration.key in path or migration.key in done:
             return
-        for app_label, name in migration.dependencies:
-            needed = self.by_key.get(f"{app_label}:{name}")
+        for key in migration.needed_keys:
+            needed = self.by_key.get(key)
             if needed is not None:
-                self._visit(needed, done, (*path, migration.key))
+                self._visit(needed, done, (*path, migration.key), circles)
         done[migration.key] = migration
 
 
@@ -107,7 +119,7 @@ def _load_file(config: AppConfig, name: str) -> BaseMigration:
     place = f"{config.label}/{FOLDER}/{name}.py"
     try:
         module = importlib.import_module(f"{config.name}.{FOLDER}.{name}")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadMigrationFile(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
     cls = getattr(module, "Migration", None)
     if not (isinstance(cls, type) and issubclass(cls, BaseMigration)):
@@ -115,9 +127,30 @@ def _load_file(config: AppConfig, name: str) -> BaseMigration:
             f"{place} has no class named Migration that is a subclass of SimpleMigration, MapperMigration or "
             "BaseMigration."
         )
-    migration = cls(config.label, name)
+    try:
+        migration = cls(config.label, name)
+        _ = migration.needed_keys
+    except Exception as error:
+        raise BadMigrationFile(f"{place} cannot be used: {type(error).__name__}: {error}") from error
     migration.source_hash  # noqa: B018  # read now: later the file may be another than the one that was imported
     return migration
 
 
 store = MigrationsStore()
+
+
+# The names that django-mass-migration had.
+
+load_migration = _load_file
+is_valid_migration_id = is_valid_name
+
+
+def is_valid_migration_name(name: str) -> bool:
+    """Whether `name`, without a number, can be a migration's."""
+    return is_valid_name(f"1_{name}")
+
+
+def migration_id_from_filename(filename: str) -> str | None:
+    """The name of the migration in a file; None if it is not one's."""
+    name = filename.removesuffix(".py")
+    return name if name != filename and is_valid_name(name) else None

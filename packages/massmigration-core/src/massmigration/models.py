@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
+from collections.abc import Sequence
 
 from django.db import models
 
@@ -55,6 +57,46 @@ class MigrationRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key} ({self.status})"
+
+    @property
+    def app_label(self) -> str:
+        return self.key.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        return self.key.partition(":")[2]
+
+    # The names that django-mass-migration had.
+
+    @property
+    def attempt_uuid(self) -> uuid.UUID:
+        return self.attempt_id
+
+    @property
+    def initiated_at(self) -> dt.datetime | None:
+        return self.launched_at
+
+    @property
+    def applied_at(self) -> dt.datetime | None:
+        return self.finished_at if self.is_applied else None
+
+    @property
+    def is_applied(self) -> bool:
+        return self.status == Status.APPLIED
+
+    @property
+    def has_error(self) -> bool:
+        return self.status == Status.FAILED
+
+    @property
+    def in_progress(self) -> bool:
+        return self.status in (Status.QUEUED, Status.RUNNING, Status.PAUSED)
+
+    @staticmethod
+    def key_from_name_tuple(name_tuple: Sequence[str]) -> str:
+        """The key of a migration that is given as (app label, name)."""
+        app_label, name = name_tuple
+        return f"{app_label}:{name}"
 
 
 class ShardRecord(models.Model):

@@ -61,7 +61,9 @@ def _refusal(queryset: QuerySet[Any]) -> str | None:
 
 def is_joined(queryset: QuerySet[Any]) -> bool:
     """Whether its conditions reach into other tables, so that an object may be in it more than once."""
-    return any(getattr(table, "join_type", None) for table in queryset.query.alias_map.values())
+    query = queryset.query
+    joins = (alias for alias, table in query.alias_map.items() if getattr(table, "join_type", None))
+    return any(query.alias_refcount[alias] for alias in joins)  # one that Django found it can do without has none
 
 
 def can_lock_directly(queryset: QuerySet[Any]) -> bool:

@@ -138,14 +138,14 @@ def _as(model: Any, objects: Sequence[Model]) -> Sequence[Model]:
 def _is_plain(connection: BaseDatabaseWrapper, fields: Sequence[Field[Any, Any]]) -> bool:
     """Whether values of these fields can stand in the statements below as they are."""
     for field in fields:
-        # Arrays, geometries and the like wrap their placeholder in SQL of their own.
-        if hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql") or not hasattr(field, "attname"):
+        # Arrays, geometries and the like wrap their placeholder in SQL of their own. A composite key has no column.
+        if hasattr(field, "get_placeholder") or hasattr(field, "get_placeholder_sql") or field.column is None:
             return False
         if connection.vendor == "postgresql" and _postgresql_type(field, connection) not in _POSTGRESQL_TYPES:
             return False
     # MariaDB compares a string key with a derived table's column by their collations, which may not mix.
-    is_text_key = fields[-1].get_internal_type() in ("CharField", "TextField", "SlugField", "EmailField", "URLField")
-    return not (connection.vendor == "mysql" and is_text_key)
+    key_type = fields[-1].rel_db_type(connection) or ""
+    return not (connection.vendor == "mysql" and ("char" in key_type or "text" in key_type))
 
 
 def _postgresql_type(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> str:

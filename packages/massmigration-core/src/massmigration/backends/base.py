@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import logging
 from abc import ABC, abstractmethod
@@ -18,9 +19,11 @@ from massmigration import actors, executor
 from massmigration.backends import healing
 from massmigration.conf import settings
 from massmigration.definitions.base import BaseMigration
+from massmigration.exceptions import BadBackend
 from massmigration.executor import throttle
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.keyset import Keyset
+from massmigration.models import MigrationRecord
 from massmigration.recorder import events, records
 from massmigration.sharding import Plan, cut
 from massmigration.signals import announce, migration_launched
@@ -31,11 +34,37 @@ BUDGET_SHARE = 0.5
 """The share of a hard time limit that a job's batches may use; the rest is for the last of them to end."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdminAction:
+    """Something that a backend lets operators do with its migrations, from the admin."""
+
+    name: str
+    """An identifier, of 32 characters at most; the verb of the event that tells of it."""
+
+    label: str
+    """What the admin's menu says, as in "Look at the queue"."""
+
+    description: str
+    """What the page that asks for confirmation says."""
+
+    call: Callable[[Sequence[MigrationRecord], str], str]
+    """Does it to the records, for an actor, and returns what has been done; the operator reads what it raises."""
+
+    asks: bool = True
+    """Is it confirmed on a page of its own first?"""
+
+    permission: str = "control"
+    """Which of `run` and `control` an operator must be allowed."""
+
+
 class BaseBackend(ABC):
     """Carries jobs. Made once a process, with the setting `MASSMIGRATION_BACKEND_OPTIONS` as keyword arguments."""
 
     supports_delay = False
     """Can a job be held back before it is delivered?"""
+
+    admin_actions: Sequence[AdminAction] = ()
+    """What this queue lets an operator do."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -148,3 +177,28 @@ class BaseBackend(ABC):
             with contextlib.suppress(DatabaseError, InterfaceError):
                 detail = f"{type(error).__name__}: {error}"
                 events.add(job.db_alias, job.key, "not sent", attempt_id=job.attempt_id, detail=detail)
+
+
+class BackendBase:
+    """What custom backends subclass that run migrations by themselves. Made without arguments.
+
+    A migration goes to the method that its `backend_method` names; the two here are those of the core's own kinds.
+    They tell the record how it goes by `wrapped_operation` and the `mark_as_` methods of the migration.
+    """
+
+    def run_simple(self, migration: Any, db_alias: str) -> None:
+        """Have `migration.wrapped_operation(db_alias)` called, which does all else."""
+        raise _missing(self, "run_simple", migration)
+
+    def run_mapper(self, migration: Any, db_alias: str) -> None:
+        """Have every object of `migration.get_queryset(db_alias)` worked through.
+
+        Call `attempt_uuid = migration.mark_as_started(db_alias)`, then for each object
+        `migration.wrapped_operation(obj, attempt_uuid, db_alias)`, and at the end
+        `migration.mark_as_finished(db_alias, attempt_uuid)`.
+        """
+        raise _missing(self, "run_mapper", migration)
+
+
+def _missing(backend: object, method: str, migration: BaseMigration) -> BadBackend:
+    return BadBackend(f"{type(backend).__qualname__} has no {method}(), which migration {migration.key!r} needs.")

@@ -27,7 +27,7 @@ def heal(db_alias: str) -> int:
     """
     taken = due.take(db_alias)
     for item in taken:
-        logger.warning("Sending %s again.", item.job)
+        logger.info("Migration %s on database %s: sending its %s again.", item.job.key, db_alias, item.job.what)
         try:
             handler.backend_of_job(item.job.key, item.backend).enqueue(item.job)
         except BadBackend:

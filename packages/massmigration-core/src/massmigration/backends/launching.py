@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from massmigration.backends import handler
 from massmigration.definitions.base import BaseMigration
+from massmigration.exceptions import BadBackend
 
 
 def launch(migration: BaseMigration, db_alias: str) -> None:
@@ -11,9 +12,17 @@ def launch(migration: BaseMigration, db_alias: str) -> None:
     migration.check_db_alias(db_alias)
     migration.check_dependencies(db_alias)
     backend = handler.backend_of(migration)
-    getattr(backend, migration.backend_method or "run_mapper")(migration, db_alias)
+    name = handler.method_of(migration)
+    method = getattr(backend, name, None)
+    if method is None:
+        raise BadBackend(
+            f"The backend {type(backend).__qualname__} has no method {name!r}, which migration {migration.key!r} "
+            "names as its backend_method. Name the backend that has it in the migration's attribute backend."
+        )
+    method(migration, db_alias)
 
 
 def connect() -> None:
     """Called when Django's apps are ready."""
     BaseMigration.launch_through_engine = staticmethod(launch)
+    BaseMigration.find_backend = staticmethod(handler.backend_of)

@@ -12,6 +12,7 @@ from django.db import connections
 from massmigration.backends.base import BaseBackend
 from massmigration.backends.pool import Pool
 from massmigration.conf import settings
+from massmigration.exceptions import BadPayload
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class LocalBackend(BaseBackend):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        pool.size = int(options.get("workers", 2))
+        self.workers = int(options.get("workers", 2))
 
     def send(self, payload: str, delay: dt.timedelta | None) -> None:
         self._put(payload, delay.total_seconds() if delay else 0, TRIES)
@@ -43,11 +44,14 @@ class LocalBackend(BaseBackend):
         return pool.is_stopping
 
     def _put(self, payload: str, delay: float, tries: int) -> None:
+        pool.size = self.workers
         pool.put(lambda: self._run(payload, tries), delay)
 
     def _run(self, payload: str, tries: int) -> None:
         try:
             self.perform(payload)
+        except BadPayload:
+            logger.exception("Dropped what is no job.")
         except Exception:
             logger.exception("A job ended in an unforeseen error: %s", payload)
             if tries > 1:

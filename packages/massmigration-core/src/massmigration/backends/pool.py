@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
+
+
+logger = logging.getLogger(__name__)
 
 
 class Pool:
@@ -71,6 +75,8 @@ class Pool:
             call = self._take()
             try:
                 call()
+            except Exception:
+                logger.exception("A call raised; its thread goes on.")
             finally:
                 with self._changed:
                     self._running -= 1

@@ -9,14 +9,22 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.db import connections
 
+from massmigration.conf import settings
+from massmigration.definitions import reporting
 from massmigration.definitions.stages import Stage
 from massmigration.exceptions import BadMigrationFile, DatabaseNotAllowed, DependencyNotApplied
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
 from massmigration.throttling import Passed
+
+
+def get_all_db_aliases() -> list[str]:
+    """The databases of the project."""
+    return list(connections)
 
 
 class BaseMigration:
@@ -64,6 +72,9 @@ class BaseMigration:
     launch_through_engine: ClassVar[Callable[[BaseMigration, str], None] | None] = None
     """Set by the layer that knows the backends; definitions know none."""
 
+    find_backend: ClassVar[Callable[[BaseMigration], Any] | None] = None
+    """The same."""
+
     def __init__(self, app_label: str, name: str) -> None:
         self.app_label = app_label
         self.name = name
@@ -96,12 +107,29 @@ class BaseMigration:
             "MapperMigration, or override launch()."
         )
 
+    @property
+    def needed_keys(self) -> list[str]:
+        """The keys of `dependencies`. Raise `BadMigrationFile` if that is not a list of pairs."""
+        found: Any = self.dependencies
+        is_list = isinstance(found, (list, tuple))
+        if not is_list or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found):
+            raise BadMigrationFile(
+                f"Migration {self.key!r} has dependencies = {found!r}; it must be a list of (app label, name) pairs."
+            )
+        return [f"{app_label}:{name}" for app_label, name in found]
+
     def get_allowed_db_aliases(self) -> list[str]:
-        return list(connections) if self.allowed_db_aliases is None else list(self.allowed_db_aliases)
+        return get_all_db_aliases() if self.allowed_db_aliases is None else list(self.allowed_db_aliases)
 
     def check_db_alias(self, db_alias: str) -> None:
-        """Raise `DatabaseNotAllowed` if it may not run on `db_alias`."""
+        """Raise `DatabaseNotAllowed` if it may not run on `db_alias`, or names databases that there are not."""
         allowed = self.get_allowed_db_aliases()
+        unknown = [name for name in allowed if name not in connections]
+        if unknown:
+            raise DatabaseNotAllowed(
+                f"Migration {self.key!r} has {', '.join(map(repr, unknown))} in allowed_db_aliases; the databases of "
+                f"this project are {', '.join(map(repr, connections))}."
+            )
         if db_alias not in allowed:
             names = ", ".join(map(repr, allowed))
             raise DatabaseNotAllowed(
@@ -110,7 +138,7 @@ class BaseMigration:
 
     def check_dependencies(self, db_alias: str) -> None:
         """Raise `DependencyNotApplied` if a migration that it depends on is not applied on `db_alias`."""
-        needed = [f"{app_label}:{name}" for app_label, name in self.dependencies]
+        needed = self.needed_keys
         records = MigrationRecord.objects.using(db_alias).filter(key__in=needed)
         found = dict(records.values_list("key", "status"))
         missing = [f"{key!r} ({found.get(key, 'not run')})" for key in needed if found.get(key) != Status.APPLIED]
@@ -124,10 +152,51 @@ class BaseMigration:
         return MigrationRecord.objects.using(db_alias).filter(key=self.key).first()
 
     def launch(self, db_alias: str) -> None:
-        """Hand the migration to its backend. One that overrides this without calling it owns its run."""
-        engine = type(self).launch_through_engine
-        if engine is None:
-            raise BadMigrationFile(
-                "Migrations are launched after Django's setup: add 'massmigration' to INSTALLED_APPS."
-            )
-        engine(self, db_alias)
+        """Hand the migration to its backend. One that overrides this without calling it runs itself.
+
+        Such a one, like a custom backend, tells its record how it goes by the `mark_as_` methods.
+        """
+        _connected(type(self).launch_through_engine)(self, db_alias)
+
+    def can_be_started(self, db_alias: str) -> bool:
+        """Whether it has no record on `db_alias`."""
+        return self.get_migration_record(db_alias) is None
+
+    def mark_as_started(self, db_alias: str) -> UUID:
+        """Insert the record of a migration that runs itself, and return the attempt's id.
+
+        Raise `AlreadyLaunched` if there is a record.
+        """
+        return reporting.begin(self, db_alias)
+
+    def mark_as_finished(self, db_alias: str, attempt_uuid: UUID | str | None = None) -> None:
+        """Mark a migration that runs itself as applied. Ignored, with a warning, once the attempt has ended.
+
+        `attempt_uuid`: what `mark_as_started` returned. Pass it wherever it is known: without it, a worker
+        that is late ends the attempt that has replaced its own.
+        """
+        reporting.finish(self, db_alias, attempt_uuid)
+
+    def mark_as_errored(
+        self, db_alias: str, error: BaseException | str | None = None, attempt_uuid: UUID | str | None = None
+    ) -> None:
+        """Mark a migration that runs itself as failed. Otherwise as `mark_as_finished`."""
+        reporting.fail(self, db_alias, error, attempt_uuid)
+
+    @property
+    def backend_str(self) -> str:
+        """Dotted path of the backend that carries it."""
+        return self.backend or settings.BACKEND
+
+    def get_backend(self) -> Any:
+        """The backend that carries it."""
+        return _connected(type(self).find_backend)(self)
+
+    def get_backend_params(self) -> dict[str, Any]:
+        return self.backend_params or {}
+
+
+def _connected(hook: Callable[..., Any] | None) -> Callable[..., Any]:
+    if hook is None:
+        raise BadMigrationFile("Migrations are launched after Django's setup: add 'massmigration' to INSTALLED_APPS.")
+    return hook

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from django.db.models import QuerySet
 
 from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.exceptions import BadMigrationFile
+from massmigration.recorder import own_runs
+
+logger = logging.getLogger(__name__)
 
 
 class MapperMigration(BaseMigration):
@@ -56,6 +61,22 @@ class MapperMigration(BaseMigration):
     def operation_batch(self, queryset: QuerySet[Any], db_alias: str) -> None:
         """Change the objects of one batch, for instance by `queryset.update()`."""
         raise NotImplementedError
+
+    def wrapped_operation(self, obj: Any, attempt_uuid: UUID | str, db_alias: str) -> bool:
+        """Change one object here and now, while the attempt lasts; return whether that was done. For custom backends.
+
+        An operation that raises ends the attempt; the caller need not go on.
+        """
+        if not own_runs.is_running(db_alias, self.key, attempt_uuid):
+            logger.warning("Attempt %s of migration %s is over: skipped object %r.", attempt_uuid, self.key, obj.pk)
+            return False
+        try:
+            self.operation(obj, db_alias)
+        except Exception as error:
+            logger.exception("The operation of migration %s raised for object %r.", self.key, obj.pk)
+            self.mark_as_errored(db_alias, error, attempt_uuid)
+            return False
+        return True
 
     def get_stages(self) -> Sequence[Stage]:
         own = type(self)

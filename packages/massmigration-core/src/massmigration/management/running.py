@@ -40,6 +40,8 @@ class Options:
     is_local: bool = False
     workers: int = 1
     is_detached: bool = False
+    verb: Callable[[str, str], None] | None = None
+    """The verb to begin with, as in `api`; None: the one that fits the status."""
 
 
 class Run:
@@ -94,7 +96,10 @@ class Run:
             )
 
     def _begin(self, reading: Reading | None, *, is_named: bool) -> bool:
-        """Give the verb that fits. Return whether there is something to watch now."""
+        """Give the verb. Return whether there is something to watch now."""
+        if self._options.verb is not None:
+            self._options.verb(self._key, self._db_alias)
+            return True
         for left in reversed(range(TRIES)):
             try:
                 return self._give_verb(reading, is_named=is_named)

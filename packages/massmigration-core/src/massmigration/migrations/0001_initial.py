@@ -5,6 +5,8 @@ import uuid
 import django.db.models.deletion
 from django.db import migrations, models
 
+from massmigration.migrations._old_records import ConvertOldRecords, SetOldRecordsAside
+
 
 class Migration(migrations.Migration):
     initial = True
@@ -12,6 +14,7 @@ class Migration(migrations.Migration):
     dependencies = []
 
     operations = [
+        SetOldRecordsAside(),  # by hand: keep it first
         migrations.CreateModel(
             name="Event",
             fields=[
@@ -216,4 +219,5 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        ConvertOldRecords(in_transaction=True),  # by hand: keep it last
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from massmigration.definitions.base import BaseMigration
+from massmigration.definitions.base import BaseMigration, get_all_db_aliases
 from massmigration.definitions.mapper import MapperMigration
 from massmigration.definitions.simple import SimpleMigration
 
-__all__ = ["BaseMigration", "MapperMigration", "SimpleMigration"]
+__all__ = ["BaseMigration", "MapperMigration", "SimpleMigration", "get_all_db_aliases"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.db import DatabaseError
@@ -86,10 +86,15 @@ def fake(db_alias: str, key: str, *, actor: str) -> None:
         _resolve_all(db_alias, key)
 
 
-def forget(db_alias: str, key: str, *, actor: str) -> None:
-    """Delete the record, as if it had never been launched. Its events stay."""
-    old = records.require(db_alias, key, "forget", FORGOTTEN)
-    with _replacing(old, db_alias, "forget", None, actor=actor):
+def forget(
+    db_alias: str, key: str, *, actor: str, verb: str = "forget", sources: Collection[Status] = FORGOTTEN
+) -> None:
+    """Delete the record, as if it had never been launched. Its events stay.
+
+    `verb`, `sources`: what it is deleted for, and the statuses from which it may be.
+    """
+    old = records.require(db_alias, key, verb, sources)
+    with _replacing(old, db_alias, verb, None, actor=actor):
         ShardRecord.objects.using(db_alias).filter(record_id=key).delete()
         FailedObject.objects.using(db_alias).filter(record_id=key).delete()
         MigrationRecord.objects.using(db_alias).filter(key=key).delete()

@@ -32,16 +32,19 @@ def launch(
 ) -> uuid.UUID:
     """Insert the record and return the attempt's id. The primary key admits one of two launches.
 
+    `is_managed`: it waits for its plan; otherwise it runs itself, and does so already.
     Raise `AlreadyLaunched`, which says in which status the migration is.
     """
     record = MigrationRecord(
         key=key,
+        status=Status.QUEUED if is_managed else Status.RUNNING,
         backend=backend,
         is_managed=is_managed,
         launched_by=actor,
         launched_at=DatabaseNow(),
+        started_at=None if is_managed else DatabaseNow(),
         source_hash=source_hash,
-        next_send_at=DatabaseNow(settings.LEASE),
+        next_send_at=DatabaseNow(settings.LEASE) if is_managed else None,
     )
     _insert(db_alias, record, "launch", actor=actor)
     return record.attempt_id
@@ -70,7 +73,7 @@ def already_launched(db_alias: str, record: MigrationRecord) -> str:
         Status.FAILED: "Retry it instead.",
         Status.CANCELLED: "Retry it instead.",
         Status.APPLIED: "There is nothing left to do.",
-    }.get(Status(record.status), "Watch it, or pause it.")
+    }.get(Status(record.status), "Watch it, or pause it." if record.is_managed else "Watch it, or cancel it.")
     return f"Migration {record.key!r} is already {record.status} on database {db_alias!r}. {advice}"
 
 
@@ -114,6 +117,11 @@ def require(db_alias: str, key: str, verb: str, sources: Collection[Status]) -> 
     record = get(db_alias, key)
     if record is None or record.status not in sources:
         raise InvalidTransition(_refusal(db_alias, key, record, verb, sources))
+    if not record.is_managed and verb in ("pause", "resume"):
+        raise InvalidTransition(
+            f"Cannot {verb} migration {key!r} on database {db_alias!r}: its own launch(), or a backend of the "
+            "project's, runs it. It can be cancelled; what it reports after that is ignored."
+        )
     return record
 
 

@@ -208,9 +208,8 @@ def renew(claim: Claim) -> bool:
     )
 
 
-def release(claim: Claim, *, delay: dt.timedelta | None = None) -> bool:
-    """Give the lease back, if it is still ours. `delay`: how much later than otherwise healing may send the shard."""
-    wait = settings.LEASE + (delay or dt.timedelta(0))
+def release(claim: Claim, *, wait: dt.timedelta) -> bool:
+    """Give the lease back, if it is still ours. `wait`: when healing may send the shard, if nobody claims it before."""
     return bool(
         ShardRecord.objects.using(claim.job.db_alias)
         .filter(pk=claim.pk, lease_token=claim.token)

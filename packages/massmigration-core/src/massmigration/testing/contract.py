@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -101,6 +102,15 @@ class BackendContract(ContractBase):
         self.drain()
 
         assert self.status() == Status.APPLIED
+
+    def test_the_jobs_of_shards_wait_for_the_commit_too(self) -> None:
+        job = Job(kind=JobKind.SHARD, key=MAPPED, db_alias=api.DEFAULT, attempt_id=str(uuid.uuid4()))
+        with transaction.atomic():
+            get_backend().enqueue_all([job], finish=job)
+            assert self.sent.payloads == []
+        self.drain()
+
+        assert self.deliveries.of(JobKind.SHARD) != []
 
     def test_a_job_delivered_twice_changes_nothing(self, short_lease: None) -> None:
         self.deliveries.times = 2

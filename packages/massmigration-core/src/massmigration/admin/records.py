@@ -1,0 +1,157 @@
+"""The migration records in the admin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+
+from massmigration import api, overview
+from massmigration.admin import actions
+from massmigration.admin.databases import PARAMETER, DatabaseFilter, ReadOnlyAdmin, alias_of, outside_transactions
+from massmigration.management.showing import progress
+from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.verbs import VERBS
+
+if TYPE_CHECKING:
+    TabularInline = admin.TabularInline[ShardRecord, MigrationRecord]
+else:
+    TabularInline = admin.TabularInline  # not generic where the program runs
+
+LAUNCH_TEMPLATE = "admin/massmigration/launch.html"
+
+
+class RecordList(ChangeList):
+    """Reads how far all the migrations of a page are at once."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        readings = overview.readings_of(list(self.result_list), alias_of(request))
+        for record in self.result_list:
+            record.reading = readings[record.pk]
+
+
+class ShardInline(TabularInline):
+    """The shards of a migration."""
+
+    model = ShardRecord
+    fields = ("stage", "index", "processed", "skipped", "failed", "is_done", "worker", "heartbeat_at", "lease_until")
+    readonly_fields = fields
+    extra = 0
+    can_delete = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ShardRecord]:
+        return super().get_queryset(request).using(alias_of(request))
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return True  # to whom the record is shown
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(MigrationRecord)
+class MigrationRecordAdmin(ReadOnlyAdmin):
+    """Read-only, but for the actions, each of which needs its permission."""
+
+    list_display = ("key", "shown_status", "progress", "launched_by", "launched_at", "finished_at")
+    list_filter = (DatabaseFilter, "status")
+    search_fields = ("key",)
+    actions = actions.of_verbs()
+    inlines = (ShardInline,)
+    fields = (
+        *("key", "shown_status", "progress", "last_error", "failed_objects", "events", "stage", "total"),
+        *("launched_by", "launched_at", "started_at", "finished_at", "attempt_id", "backend"),
+    )
+    readonly_fields = ("shown_status", "progress", "failed_objects", "events")
+
+    def has_run_permission(self, request: HttpRequest) -> bool:
+        """To launch, retry, restart, fake and forget."""
+        return request.user.has_perm("massmigration.run_migrationrecord")
+
+    def has_control_permission(self, request: HttpRequest) -> bool:
+        """To pause, resume and cancel."""
+        return request.user.has_perm("massmigration.control_migrationrecord")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.has_run_permission(request)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return RecordList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        record: Any = super().get_object(request, object_id, from_field)
+        if record is not None:
+            record.reading = overview.readings_of([record], alias_of(request))[record.pk]
+        return record
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """The verbs, and what the backends of the records offer."""
+        found: dict[str, Any] = super().get_actions(request)
+        records = MigrationRecord.objects.using(alias_of(request)).only("key", "backend")
+        allowed = {"run": self.has_run_permission, "control": self.has_control_permission}
+        for offer in api.backend_actions(list(records)):
+            if allowed[offer.permission](request):
+                found[actions.name_of(offer)] = (actions.of_backend(offer), actions.name_of(offer), offer.label)
+        return found
+
+    @outside_transactions
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Launch a migration that has no record, or mark it as applied."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        db_alias = alias_of(request)
+        if request.method == "POST":
+            verb = VERBS["fake" if "_fake" in request.POST else "launch"]
+            actions.give(request, verb, [request.POST.get("key", "")], db_alias)
+            return HttpResponseRedirect(self._list("migrationrecord", **{PARAMETER: db_alias}))
+        entries = overview.read(db_alias)
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "Launch a mass migration",
+            "db_alias": db_alias,
+            "keys": [entry.key for entry in entries if entry.record is None and entry.migration and entry.is_allowed],
+            "list_url": self._list("migrationrecord", **{PARAMETER: db_alias}),
+        }
+        return TemplateResponse(request, LAUNCH_TEMPLATE, context)
+
+    @admin.display(description="status", ordering="status")
+    def shown_status(self, record: MigrationRecord) -> str:
+        return f"{record.status} (not run)" if record.was_faked and record.is_applied else str(record.status)
+
+    @admin.display(description="progress")
+    def progress(self, record: Any) -> str:
+        return ", ".join(progress(record.reading))
+
+    @admin.display(description="failed objects")
+    def failed_objects(self, record: MigrationRecord) -> str:
+        return self._link("failedobject", "Show failed objects", record__exact=record.pk, **_database(record))
+
+    @admin.display(description="events")
+    def events(self, record: MigrationRecord) -> str:
+        return self._link("event", "Show events", key=record.pk, **_database(record))
+
+    def _link(self, model: str, text: str, **query: str) -> str:
+        return format_html('<a href="{}">{}</a>', self._list(model, **query), text)
+
+    def _list(self, model: str, **query: str) -> str:
+        address = reverse(f"admin:massmigration_{model}_changelist", current_app=self.admin_site.name)
+        return f"{address}?{urlencode(query)}"
+
+
+def _database(record: MigrationRecord) -> dict[str, str]:
+    return {PARAMETER: str(record._state.db)}

@@ -1,0 +1,158 @@
+"""Tries a migration on a sample of its objects, in a transaction that is rolled back."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from massmigration import keys
+from massmigration.definitions.stages import MappedStage, OnceStage, Stage
+from massmigration.exceptions import CannotDryRun
+from massmigration.executor.changes import Writes
+from massmigration.executor.guards import check_not_spoiled, explained, no_implicit_commit
+from massmigration.executor.work import BatchWork, ObjectWork
+from massmigration.heldback import mail_held_back
+from massmigration.keys import Key
+from massmigration.keyset import Keyset
+from massmigration.loader import store
+from massmigration.querysets import prepare
+from massmigration.sharding import cut
+from massmigration.transactions import engine_transaction
+from massmigration.transient import is_transient
+
+MAX_SIZE = 1000
+"""Objects of a sample, at most: they are tried one by one, and their rows stay locked meanwhile."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What the operation did to one object."""
+
+    object_pk: list[Any]
+    """The values of its primary key, as JSON; empty for a stage that is done once."""
+
+    changes: dict[str, tuple[Any, Any]]
+    """By column's attribute name: the value before, and after."""
+
+    is_gone: bool = False
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What a dry run found. Nothing of it is in the database."""
+
+    objects: list[Tried]
+    total: int
+    is_total_estimated: bool
+    duration: dt.timedelta
+    """What the operation took for the sample, object by object."""
+
+    mails: int = 0
+    """How many mails the operation would have sent."""
+
+    @property
+    def rate(self) -> float | None:
+        """Objects a second, one worker. A run is faster: it takes them in batches."""
+        seconds = self.duration.total_seconds()
+        return len(self.objects) / seconds if seconds and self.objects else None
+
+    @property
+    def estimate(self) -> dt.timedelta | None:
+        """How long the whole would take at this rate."""
+        return dt.timedelta(seconds=self.total / self.rate) if self.rate else None
+
+
+def dry_run(key: str, db_alias: str, size: int = 10) -> DryRun:
+    """Run the first stage of a migration on `size` objects from all over its queryset, and roll everything back.
+
+    What `on_commit` was given is dropped, and mail is held back; calls to other services are not, so a stage with
+    `atomic = False` is refused with `CannotDryRun`. Raise as `api.launch` does for what cannot be run at all.
+    """
+    if not 1 <= size <= MAX_SIZE:
+        raise CannotDryRun(f"A dry run of {size!r} objects is not possible; allowed: 1 to {MAX_SIZE}.")
+    migration = store.get(key)
+    migration.check_db_alias(db_alias)
+    stage = migration.get_stages()[0]
+    if not stage.atomic:
+        raise CannotDryRun(
+            f"Migration {key!r} has atomic = False: its operation may have effects that no rollback takes back. "
+            "It cannot be tried."
+        )
+    with mail_held_back() as mails, engine_transaction(db_alias, idle_limit=stage.idle_limit):
+        found = _try(stage, db_alias, size)
+        transaction.set_rollback(True, using=db_alias)
+    return dataclasses.replace(found, mails=len(mails))
+
+
+def _try(stage: Stage, db_alias: str, size: int) -> DryRun:
+    if isinstance(stage, OnceStage):
+        seconds, error = _operate(lambda: stage.operation(db_alias), db_alias)
+        done = Tried(object_pk=[], changes={}, error=error)
+        return DryRun(objects=[done], total=1, is_total_estimated=False, duration=dt.timedelta(seconds=seconds))
+    assert isinstance(stage, MappedStage)
+    queryset = prepare(stage.get_queryset(db_alias), db_alias, name=stage.name)
+    keyset = Keyset.of(queryset.model)
+    plan = cut(queryset, keyset, 1)
+    sample = _sample(queryset, keyset, size, 0 if plan.is_total_estimated else plan.total or 0)
+    objects, seconds = _try_objects(stage, queryset, keyset, sample, db_alias)
+    return DryRun(
+        objects=objects,
+        total=plan.total or 0,
+        is_total_estimated=plan.is_total_estimated,
+        duration=dt.timedelta(seconds=seconds),
+    )
+
+
+def _sample(queryset: QuerySet[Any], keyset: Keyset, size: int, total: int) -> list[Key]:
+    """Keys at even distances; the first ones where there are too many rows to walk along."""
+    rows = keyset.rows(keyset.page(queryset, None, None))
+    if total <= size:
+        return list(dict.fromkeys(rows[:size]))
+    offsets = [total * index // size for index in range(size)]
+    return list(dict.fromkeys(key for offset in offsets for key in rows[offset : offset + 1]))
+
+
+def _try_objects(
+    stage: MappedStage, queryset: QuerySet[Any], keyset: Keyset, sample: list[Key], db_alias: str
+) -> tuple[list[Tried], float]:
+    work = BatchWork(stage, db_alias) if stage.operation_batch else ObjectWork(stage, db_alias)
+    base = queryset.model._base_manager.using(db_alias)
+    tried, total = [], 0.0
+    for unit in list(work.units(work.portion_of(sample, may_lock=True))):
+        mine = base.filter(keyset.exactly(keys.decode(unit.object_pk or []))).values()
+        before = mine.first() or {}
+
+        def call(unit=unit) -> None:  # type: ignore[no-untyped-def]
+            writes = Writes()
+            work.operate(unit, writes)
+            writes.flush(db_alias)
+
+        seconds, error = _operate(call, db_alias)
+        total += seconds
+        after = mine.first()
+        changes = {name: (value, after[name]) for name, value in before.items() if after and after[name] != value}
+        tried.append(Tried(object_pk=unit.object_pk or [], changes=changes, is_gone=after is None, error=error))
+    return tried, total
+
+
+def _operate(call: Callable[[], None], db_alias: str) -> tuple[float, str]:
+    """Call it in a savepoint. Return the seconds that it took, and what it raised."""
+    started = time.monotonic()
+    error = ""
+    try:
+        with no_implicit_commit(db_alias), transaction.atomic(using=db_alias):
+            call()
+            check_not_spoiled(db_alias)
+    except Exception as raised:
+        if is_transient(raised):
+            raise
+        told = explained(raised)
+        error = f"{type(told).__name__}: {told}"
+    return time.monotonic() - started, error

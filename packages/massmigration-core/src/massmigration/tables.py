@@ -1,0 +1,21 @@
+"""Says whether a database has the tables of the records."""
+
+from __future__ import annotations
+
+from django.db import connections
+
+from massmigration.exceptions import RecordsUnreadable
+from massmigration.models import MigrationRecord
+
+
+def exist(db_alias: str) -> bool:
+    """Whether `migrate` has made them."""
+    return MigrationRecord._meta.db_table in connections[db_alias].introspection.table_names()
+
+
+def check(db_alias: str) -> None:
+    """Raise `RecordsUnreadable`, which says what to do, unless they exist."""
+    if not exist(db_alias):
+        raise RecordsUnreadable(
+            f"Database {db_alias!r} has no tables for mass migrations. Run: manage.py migrate --database {db_alias}"
+        )

@@ -1,0 +1,268 @@
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.contrib.messages import get_messages
+from django.db import connections
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from massmigration import tables
+from massmigration.backends.base import AdminAction
+from massmigration.backends.dummy import DummyBackend
+from massmigration.migrations import SimpleMigration
+from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
+from massmigration.states import Status
+from testsupport.adhoc import register
+
+KEY = "testapp:9000_adhoc"
+LIST = "admin:massmigration_migrationrecord_changelist"
+ADD = "admin:massmigration_migrationrecord_add"
+CHANGE = "admin:massmigration_migrationrecord_change"
+NOW = "2026-01-02T03:04:05Z"
+CALLED = []
+
+
+def look(records, actor):
+    CALLED.append(([record.key for record in records], actor))
+    return "Two jobs wait."
+
+
+LOOK = AdminAction(name="look", label="Look at the queue", description="count what waits", call=look)
+
+
+class Offering(DummyBackend):
+    admin_actions = [LOOK]
+
+
+class Once(SimpleMigration):
+    def operation(self, db_alias):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def offering(settings, monkeypatch):
+    """A backend that offers something, and a migration for it."""
+    CALLED.clear()
+    settings.MASSMIGRATION_BACKEND = f"{__name__}.Offering"
+    monkeypatch.setattr(Offering, "admin_actions", [LOOK])
+    monkeypatch.setattr("massmigration.backends.handler.import_string", lambda path: Offering)
+    register(monkeypatch, Once)
+
+
+def client_with(*names):
+    """A client of a member of the staff with these permissions."""
+    user = User.objects.create_user("ann", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=[f"{name}_migrationrecord" for name in names]))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def address(name, db_alias, *arguments, **query):
+    return f"{reverse(name, args=arguments)}?db={db_alias}" + "".join(f"&{key}={value}" for key, value in query.items())
+
+
+def make(db_alias, status=Status.RUNNING, key=KEY, **fields):
+    return MigrationRecord.objects.using(db_alias).create(key=key, status=status, **fields)
+
+
+def act(client, db_alias, action, **data):
+    return client.post(address(LIST, db_alias), {"action": action, "_selected_action": KEY, **data})
+
+
+def said(response):
+    return [(message.level_tag, message.message) for message in get_messages(response.wsgi_request)]
+
+
+def actions_offered(response):
+    return [name for name, _ in response.context["action_form"].fields["action"].choices if name]
+
+
+def status_of(db_alias):
+    return MigrationRecord.objects.using(db_alias).get().status
+
+
+def test_the_list_shows_the_records_of_the_chosen_database(db_alias):
+    record = make(db_alias, is_planned=True, total=100, launched_by="bob")
+    ShardRecord.objects.using(db_alias).create(
+        record=record, attempt_id=record.attempt_id, stage=0, index=0, upper=[9], processed=42
+    )
+
+    page = client_with("view").get(address(LIST, db_alias)).content.decode()
+
+    assert KEY in page
+    assert "42.0%, 42/100 rows" in page
+    assert "bob" in page
+
+
+def test_without_a_choice_it_shows_the_default_database(server_alias):
+    make(server_alias)
+
+    assert KEY not in client_with("view").get(reverse(LIST)).content.decode()
+
+
+@pytest.mark.parametrize("query", [{"status__exact": "running"}, {"q": "9000"}], ids=["status", "search"])
+def test_the_list_is_filtered(db_alias, query):
+    make(db_alias)
+    make(db_alias, Status.FAILED, "testapp:0001_other")
+
+    page = client_with("view").get(address(LIST, db_alias, **query)).content.decode()
+
+    assert (KEY in page, "testapp:0001_other" in page) == (True, False)
+
+
+def test_the_page_of_a_record_shows_its_shards_and_leads_to_the_rest(db_alias):
+    record = make(db_alias, Status.FAILED, last_error="ValueError: bad")
+    ShardRecord.objects.using(db_alias).create(
+        record=record, attempt_id=record.attempt_id, stage=0, index=0, upper=[9], worker="host:77"
+    )
+
+    page = client_with("view").get(address(CHANGE, db_alias, KEY)).content.decode()
+
+    assert "host:77" in page
+    assert "ValueError: bad" in page
+    assert f"failedobject/?record__exact=testapp%3A9000_adhoc&amp;db={db_alias}" in page
+    assert f"event/?key=testapp%3A9000_adhoc&amp;db={db_alias}" in page
+    assert 'name="_save"' not in page
+
+
+def test_the_page_that_the_list_leads_to_is_of_the_same_database(server_alias):
+    make(server_alias)
+    client = client_with("view")
+
+    response = client.get(reverse(CHANGE, args=[KEY]), {"_changelist_filters": f"db={server_alias}"})
+
+    assert response.status_code == 200
+
+
+def test_failed_objects_and_events_are_shown(db_alias):
+    record = make(db_alias, Status.FAILED)
+    FailedObject.objects.using(db_alias).create(
+        record=record, attempt_id=record.attempt_id, stage=0, shard=0, message="bad item", failed_at=NOW
+    )
+    Event.objects.using(db_alias).create(key=KEY, verb="pause", actor="eve", at=NOW)
+    client = client_with("view")
+
+    failed = client.get(address("admin:massmigration_failedobject_changelist", db_alias, record__exact=KEY))
+    events = client.get(address("admin:massmigration_event_changelist", db_alias, key=KEY))
+
+    assert "bad item" in failed.content.decode()
+    assert "eve" in events.content.decode()
+
+
+def test_nothing_can_be_edited(db_alias):
+    make(db_alias)
+
+    response = client_with("view", "change", "delete").post(address(CHANGE, db_alias, KEY), {"status": "applied"})
+
+    assert response.status_code == 403
+    assert status_of(db_alias) == Status.RUNNING
+
+
+def test_the_queries_of_the_list_do_not_grow_with_the_records(db_alias):
+    client = client_with("view")
+    for number in range(20):
+        make(db_alias, key=f"testapp:{number:04}_one")
+
+    with CaptureQueriesContext(connections[db_alias]) as queries:
+        client.get(address(LIST, db_alias))
+
+    assert len([query for query in queries if '"massmigration_' in query["sql"].replace("`", '"')]) <= 6
+
+
+def test_missing_tables_are_told_with_what_to_run(db_alias, monkeypatch):
+    monkeypatch.setattr(tables, "exist", lambda alias: False)
+
+    response = client_with("view").get(address(LIST, db_alias))
+
+    assert response.status_code == 302
+    assert said(response)[0][1].endswith(f"Run: manage.py migrate --database {db_alias}")
+
+
+RUN = ["retry", "restart", "fake", "forget"]
+CONTROL = ["pause", "resume", "cancel"]
+
+
+@pytest.mark.parametrize(
+    ("permissions", "offered"),
+    [
+        (["view"], []),
+        (["view", "run"], RUN),
+        (["view", "control"], [*CONTROL, "backend_look"]),
+        (["view", "run", "control"], [*CONTROL, *RUN, "backend_look"]),
+    ],
+    ids=lambda value: "-".join(value),
+)
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+def test_actions_are_offered_to_those_who_may_use_them(db_alias, permissions, offered):
+    make(db_alias)
+
+    response = client_with(*permissions).get(address(LIST, db_alias))
+
+    form = response.context["action_form"]
+    assert sorted(actions_offered(response) if form else []) == sorted(offered)
+
+
+@pytest.mark.parametrize("verb", [*RUN, *CONTROL, "backend_look"])
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+def test_an_action_without_its_permission_does_nothing(db_alias, verb):
+    make(db_alias, Status.PAUSED)
+    other = "run" if verb in (*CONTROL, "backend_look") else "control"
+
+    act(client_with("view", other), db_alias, verb, confirmed="yes")
+
+    assert status_of(db_alias) == Status.PAUSED
+    assert not Event.objects.using(db_alias).exists()
+    assert CALLED == []
+
+
+@pytest.mark.parametrize("permissions", [[], ["run", "control"]], ids=["none", "all but view"])
+def test_the_list_is_for_those_who_may_view_it(db_alias, permissions):
+    assert client_with(*permissions).get(address(LIST, db_alias)).status_code == 403
+
+
+def test_a_grave_action_asks_on_a_page_of_its_own(db_alias):
+    make(db_alias, Status.FAILED)
+    client = client_with("view", "run")
+
+    page = act(client, db_alias, "forget").content.decode()
+
+    assert "delete the record, as if it had never been launched" in page
+    assert f'name="_selected_action" value="{KEY}"' in page
+    assert "<script" not in page.partition('id="content"')[2]
+    assert status_of(db_alias) == Status.FAILED
+    assert said(act(client, db_alias, "forget", confirmed="yes")) == [("success", f"{KEY} forgotten.")]
+
+
+def test_actions_work_where_requests_are_transactions(db_alias, monkeypatch):
+    make(db_alias, Status.FAILED)
+    monkeypatch.setitem(connections.settings[db_alias], "ATOMIC_REQUESTS", True)
+
+    response = act(client_with("view", "run"), db_alias, "retry")
+
+    assert said(response) == [("success", f"{KEY} retried.")]
+
+
+@pytest.mark.parametrize(
+    ("button", "status", "text"),
+    [({}, Status.QUEUED, "launched"), ({"_fake": ""}, Status.APPLIED, "marked as applied")],
+    ids=["launch", "fake"],
+)
+def test_what_was_never_launched_is_launched_from_a_page_of_its_own(db_alias, button, status, text):
+    client = client_with("view", "run")
+
+    page = client.get(address(ADD, db_alias)).content.decode()
+    response = client.post(address(ADD, db_alias), {"key": KEY, **button})
+
+    assert f'<option value="{KEY}">' in page
+    assert said(response) == [("success", f"{KEY} {text}.")]
+    assert status_of(db_alias) == status
+    assert f'<option value="{KEY}">' not in client.get(address(ADD, db_alias)).content.decode()
+
+
+def test_launching_needs_its_permission(db_alias):
+    client = client_with("view", "control")
+
+    assert client.post(address(ADD, db_alias), {"key": KEY}).status_code == 403
+    assert not MigrationRecord.objects.using(db_alias).exists()
+    assert "Launch a mass migration" not in client.get(address(LIST, db_alias)).content.decode()

@@ -1,0 +1,256 @@
+import pytest
+from django.apps import apps
+from django.core.checks import Warning, run_checks
+
+from massmigration import checks
+from massmigration.backends.dummy import DummyBackend
+from massmigration.definitions.base import BaseMigration
+from massmigration.definitions.mapper import MapperMigration
+from massmigration.definitions.simple import SimpleMigration
+from massmigration.exceptions import BadMigrationFile
+from massmigration.loader import store
+from testsupport.testapp import massmigrations
+
+DUMMY = "massmigration.backends.dummy.DummyBackend"
+
+
+class Simple(SimpleMigration):
+    def operation(self, db_alias):
+        pass
+
+
+class Mapper(MapperMigration):
+    def get_queryset(self, db_alias):
+        raise NotImplementedError
+
+
+class WithoutSend(DummyBackend):
+    def __init__(self, **options):
+        raise RuntimeError("No broker.")
+
+
+class Grumbling(DummyBackend):
+    def check(self):
+        yield Warning("The broker is old.", id="example.W001")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The test app's folder of migrations, moved to an empty place."""
+    monkeypatch.setattr(apps.get_app_config("testapp"), "path", str(tmp_path))
+    (tmp_path / "massmigrations").mkdir()
+    store.reset()
+    yield tmp_path / "massmigrations"
+    store.reset()
+
+
+def make(kind=Simple, name="0900_made", **attributes):
+    return type("Migration", (kind,), attributes)("testapp", name)
+
+
+def check(*migrations):
+    """What is found in these migrations, over what is found without them."""
+    before = checks.check()
+    with store.registered(*migrations):
+        return [message for message in checks.check() if message not in before]
+
+
+def ids(messages):
+    return [message.id for message in messages]
+
+
+def backend_here(cls):
+    """A dotted path that leads to a class of this file, which pytest imports under a name of its own."""
+    return f"{__name__}.{cls.__name__}"
+
+
+def test_a_project_in_order_has_no_messages():
+    assert checks.check() == []
+
+
+def test_django_runs_them():
+    with store.registered(make(allowed_db_aliases=["typo"])):
+        assert "massmigration.E003" in ids(run_checks())
+        assert ids(run_checks(tags=[checks.TAG])) == ["massmigration.E003"]
+
+
+def test_only_the_apps_asked_for_are_checked():
+    with store.registered(make(allowed_db_aliases=["typo"])):
+        of_others = checks.check([apps.get_app_config("auth")])
+        of_its_own = checks.check([apps.get_app_config("testapp")])
+
+    assert (ids(of_others), ids(of_its_own)) == ([], ["massmigration.E003"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("0001_syntax", "def", "cannot be imported: SyntaxError"),
+        (
+            "0002_import",
+            "import not_installed",
+            "cannot be imported: ModuleNotFoundError: No module named 'not_installed'",
+        ),
+        ("0003_empty", "", "has no class named Migration"),
+        ("0004_no_class", "Migration = 1", "has no class named Migration"),
+    ],
+    ids=["syntax", "import", "empty", "no class"],
+)
+def test_e001_a_file_that_cannot_be_used(folder, monkeypatch, name, text, problem):
+    monkeypatch.setattr(massmigrations, "__path__", [str(folder)])
+    (folder / f"{name}.py").write_text(text)
+
+    (message,) = checks.check()
+
+    assert message.id == "massmigration.E001"
+    assert message.msg.startswith(f"testapp/massmigrations/{name}.py {problem}")
+    assert message.hint.startswith("Correct the file")
+
+
+def test_e002_a_circle_of_dependencies():
+    one = make(name="0901_one", dependencies=[("testapp", "0902_two")])
+    two = make(name="0902_two", dependencies=[("testapp", "0901_one")])
+
+    (message,) = check(one, two)
+
+    assert message.id == "massmigration.E002"
+    assert "testapp:0901_one -> testapp:0902_two -> testapp:0901_one" in message.msg
+    assert "None of them can ever be launched" in message.hint
+
+
+@pytest.mark.parametrize("allowed", [["default", "typo"], "default"], ids=["unknown", "a text"])
+def test_e003_a_database_that_does_not_exist(allowed):
+    (message,) = check(make(allowed_db_aliases=allowed))
+
+    assert message.id == "massmigration.E003"
+    assert (
+        f"'testapp:0900_made' has allowed_db_aliases = {allowed!r}; it must be a list out of 'default'" in message.msg
+    )
+    assert "add it to DATABASES" in message.hint
+
+
+@pytest.mark.parametrize("path", ["nowhere.Backend", "massmigration.loader.store", "nodots"])
+def test_e004_the_backend_of_the_settings_is_none(settings, path):
+    settings.MASSMIGRATION_BACKEND = path
+
+    (message,) = checks.check()
+
+    assert message.id == "massmigration.E004"
+    assert message.msg.startswith("The setting MASSMIGRATION_BACKEND: ")
+    assert repr(path) in message.msg
+    assert message.hint == "Correct the path, or install its package."
+
+
+@pytest.mark.parametrize("path", ["nowhere.Backend", "massmigration.loader.store"])
+def test_e004_the_backend_of_a_migration_is_none(path):
+    (message,) = check(make(backend=path))
+
+    assert message.id == "massmigration.E004"
+    assert message.msg.startswith("Migration 'testapp:0900_made': ")
+
+
+def test_e004_a_backend_that_cannot_be_made(settings):
+    settings.MASSMIGRATION_BACKEND = backend_here(WithoutSend)
+
+    (message,) = checks.check()
+
+    assert message.id == "massmigration.E004"
+    assert message.msg.endswith("the backend cannot be made: RuntimeError: No broker.")
+
+
+def test_what_a_backend_itself_finds_is_shown_once(settings):
+    settings.MASSMIGRATION_BACKEND = backend_here(Grumbling)
+
+    with store.registered(make(queue_name="slow"), make(name="0901_more", queue_name="fast")):
+        assert checks.check() == [Warning("The broker is old.", id="example.W001")]
+
+
+def raise_in_stages(self):
+    raise KeyError("stages")
+
+
+@pytest.mark.parametrize(
+    ("migration", "problem"),
+    [
+        (make(SimpleMigration), "has no operation(self, db_alias) method"),
+        (make(MapperMigration), "has no get_queryset(self, db_alias) method"),
+        (make(Mapper), "has neither operation(self, obj, db_alias) nor"),
+        (make(Mapper, operation=id, operation_batch=id), "has both operation() and operation_batch()"),
+        (make(Mapper, operation=id, update_fields="slug"), "has update_fields = 'slug'"),
+        (make(Mapper, operation_batch=id, update_fields=["slug"]), "has update_fields, which"),
+        (make(Mapper, operation=id, batch_size=0), "has batch_size = 0"),
+        (make(BaseMigration), "says neither what to do nor how to launch it"),
+        (make(get_stages=raise_in_stages), "raised in get_stages(): KeyError: 'stages'"),
+    ],
+    ids=["once", "queryset", "none", "both", "a text", "useless", "size", "base", "own"],
+)
+def test_e005_stages_that_cannot_be_built(migration, problem):
+    (message,) = check(migration)
+
+    assert message.id == "massmigration.E005"
+    assert message.msg.startswith(f"Migration 'testapp:0900_made' {problem}")
+    assert message.hint == "Correct the file; it cannot be launched as it is."
+
+
+@pytest.mark.parametrize(
+    "migration",
+    [
+        make(BaseMigration, launch=lambda self, db_alias: None),
+        make(SimpleMigration, launch=lambda self, db_alias: None),
+        make(BaseMigration, backend_method="run_mine"),
+    ],
+    ids=["base", "simple", "method of the backend"],
+)
+def test_a_custom_migration_needs_no_stages(migration):
+    assert check(migration) == []
+
+
+def test_e007_django_mass_migration_is_installed_too(tmp_path, monkeypatch):
+    (tmp_path / "django_mass_migration-0.3.9.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: django-mass-migration\nVersion: 0.3.9\n"
+    (tmp_path / "django_mass_migration-0.3.9.dist-info" / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    (message,) = checks.check()
+
+    assert message.id == "massmigration.E007"
+    assert message.msg.startswith("django-mass-migration 0.3.9 is installed beside massmigration-core")
+    assert "pip uninstall django-mass-migration" in message.hint
+
+
+@pytest.mark.parametrize(
+    "dependencies",
+    [["testapp:0001_once"], "testapp", [("testapp",)], [("testapp", 1)], None],
+    ids=["keys", "a text", "single", "number", "none"],
+)
+def test_e009_dependencies_that_are_no_pairs(dependencies):
+    (message,) = check(make(dependencies=dependencies))
+
+    assert message.id == "massmigration.E009"
+    assert message.msg == f"Migration 'testapp:0900_made' has dependencies = {dependencies!r}."
+    assert message.hint.startswith("It must be a list of pairs")
+
+
+def test_w001_two_files_with_one_number():
+    (message,) = check(make(name="900_other"), make(name="00900_another"))
+
+    assert message.id == "massmigration.W001"
+    assert message.msg == "Migrations of app 'testapp' have the same number: '00900_another', '900_other'."
+    assert message.hint.startswith("Rename the one that has been applied nowhere yet")
+
+
+def test_w001_counts_files_that_cannot_be_used(monkeypatch):
+    assert store.by_key
+    monkeypatch.setitem(store.errors, "testapp:0900_broken", BadMigrationFile("It is broken."))
+
+    messages = check(make())
+
+    assert ids(messages) == ["massmigration.W001"]
+
+
+def test_w002_an_unknown_dependency():
+    (message,) = check(make(dependencies=[("testapp", "0001_once"), ("testapp", "0001_typo")]))
+
+    assert message.id == "massmigration.W002"
+    assert message.msg == "Migration 'testapp:0900_made' depends on 'testapp:0001_typo', which is in no file."
+    assert message.hint.startswith("Correct the name.")

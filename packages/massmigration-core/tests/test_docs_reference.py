@@ -1,0 +1,212 @@
+"""Everything public is in the reference, and nothing that is gone."""
+
+import dataclasses
+import importlib
+import inspect
+import re
+from argparse import SUPPRESS
+from functools import cache
+from pathlib import Path
+
+import pytest
+from django.core.management import find_commands, load_command_class
+from django.core.management.base import BaseCommand, CommandParser
+from django.db.models import Model
+from django.dispatch import Signal
+
+import massmigration
+from massmigration import api, conf, dryrun, exceptions, models, progress, signals, testing, throttling
+from massmigration.backends import base as backends
+from massmigration.definitions import stages
+from massmigration.management.commands.massmigration import OTHERS
+from massmigration.management.showing import FAKED, MARKS
+from massmigration.migrations import BaseMigration, MapperMigration, SimpleMigration
+from massmigration.states import Status
+from massmigration.verbs import VERBS
+
+SOURCE = Path(massmigration.__file__).parent
+DOCS = Path(__file__).parents[3] / "docs"
+COMMANDS = find_commands(str(SOURCE / "management"))
+
+
+@cache
+def page(name):
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def terms(text):
+    """What is explained: the code in the first cell of each row of a table."""
+    cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
+    return {term for cell in cells for term in re.findall(r"`([^`]+)`", cell)}
+
+
+def section(text, title):
+    """What is between the heading of this text and the next of its level."""
+    (level,) = re.findall(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    after = re.split(rf"^#+ {re.escape(title)}$", text, flags=re.MULTILINE)[1]
+    return re.split(rf"^#{{1,{len(level)}}} ", after, flags=re.MULTILINE)[0]
+
+
+def public(*classes):
+    """The names that a user of these classes sees, those of instances included."""
+    instances = {name for cls in classes for name in re.findall(r"self\.([a-z]\w*) = ", inspect.getsource(cls))}
+    return instances | {name for cls in classes for name in vars(cls) if not name.startswith("_")}
+
+
+def subclasses(module, base):
+    return {
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    }
+
+
+def fields(cls):
+    return {field.name for field in dataclasses.fields(cls)}
+
+
+def test_every_setting_is_explained():
+    settings = {conf.PREFIX + name for name in vars(conf.Settings) if name.isupper()}
+
+    assert {term for term in terms(page("reference/settings")) if term.isupper()} == settings
+
+
+def test_every_exception_is_explained():
+    names = {name for name, value in vars(exceptions).items() if inspect.isclass(value)} - {"ImproperlyConfigured"}
+
+    assert terms(page("reference/exceptions")) == names
+
+
+def test_every_check_is_explained():
+    sources = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+
+    assert terms(page("reference/checks")) == set(re.findall(r'"(massmigration\.[EW]\d{3})"', sources))
+
+
+def test_every_signal_is_explained():
+    names = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
+
+    assert terms(section(page("reference/signals"), "Signals and logging").split("## ")[0]) == names
+
+
+def test_every_function_of_the_api_is_explained():
+    functions = {name for name in api.__all__ if inspect.isroutine(getattr(api, name))}
+
+    parts = ["Verbs", "When something is stuck", "What backends offer", "Questions"]
+    found = set().union(*(terms(section(page("reference/api"), part)) for part in parts))
+    assert found == functions
+
+
+def test_every_function_of_the_api_is_exported():
+    defined = {name for name, value in vars(api).items() if inspect.isfunction(value) and value.__module__ == api.__name__}
+
+    assert {name for name in defined if not name.startswith("_")} <= set(api.__all__)
+
+
+@pytest.mark.parametrize(
+    ("module", "title"), [(dryrun, "Trying"), (progress, "Progress")], ids=["dry-run", "progress"]
+)
+def test_what_can_be_read_from_the_api_is_explained(module, title):
+    text = section(page("reference/api"), title)
+    classes = [cls for cls in vars(module).values() if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__]
+
+    missing = {name for cls in classes for name in public(cls) | fields(cls) if f"`{name}`" not in text}
+    assert missing == set()
+
+
+def test_every_attribute_of_migrations_is_explained():
+    text = page("reference/migrations")
+    names = public(BaseMigration, MapperMigration, SimpleMigration)
+    names |= set().union(*(cls.__dict__.get("__annotations__", {}) for cls in [BaseMigration, MapperMigration]))
+
+    assert names - terms(text) - {"launch_through_engine", "find_backend"} == set()
+
+
+def test_no_attribute_of_migrations_is_explained_that_is_gone():
+    explained = terms(section(page("reference/migrations"), "Every migration"))
+    explained |= terms(section(page("reference/migrations"), "MapperMigration"))
+
+    assert {name for name in explained if not hasattr(MapperMigration, name)} == set()
+
+
+@pytest.mark.parametrize("cls", [stages.Stage, stages.OnceStage, stages.MappedStage], ids=lambda cls: cls.__name__)
+def test_every_argument_of_a_stage_is_explained(cls):
+    assert fields(cls) <= terms(section(page("reference/migrations"), "Stages"))
+
+
+@pytest.mark.parametrize("name", sorted(subclasses(models, Model)))
+def test_every_field_of_a_record_is_explained(name):
+    names = {field.name for field in getattr(models, name)._meta.get_fields() if not field.auto_created or field.primary_key}
+
+    assert terms(section(page("reference/records"), name)) == names
+
+
+def test_every_status_is_explained():
+    assert terms(section(page("reference/records"), "Statuses")) == set(Status.values)
+
+
+def test_every_throttle_is_explained():
+    names = {name for name, value in vars(throttling).items() if inspect.isclass(value)} | fields(throttling.Passed)
+
+    assert terms(page("reference/throttles")) == names
+
+
+def test_every_helper_for_tests_is_explained():
+    assert terms(page("reference/testing")) == set(testing.__all__)
+
+
+def test_everything_of_a_backend_is_explained():
+    names = public(backends.BaseBackend) | fields(backends.AdminAction)
+
+    assert terms(section(page("adding-a-backend"), "BaseBackend")) == names
+
+
+def test_every_command_is_explained():
+    titles = re.findall(r"^## (\w+)$", page("reference/commands"), re.MULTILINE)
+
+    assert set(titles) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_argument_of_a_command_is_explained(name):
+    text = section(page("reference/commands"), name)
+    common = CommandParser()
+    BaseCommand().add_base_argument(common, "-h", "--help") if False else None
+    known = {option for action in BaseCommand().create_parser("manage.py", name)._actions for option in _names(action)}
+    parser = load_command_class("massmigration", name).create_parser("manage.py", name)
+
+    arguments = {option for action in parser._actions if action.help is not SUPPRESS for option in _names(action)} - known
+    others = set(VERBS) | set(OTHERS) | set(MARKS.values()) | {FAKED}
+    assert terms(text) - others == arguments
+
+
+def _names(action):
+    return action.option_strings or [action.dest]
+
+
+def test_every_verb_of_the_command_is_explained():
+    assert {*VERBS, *OTHERS} <= terms(section(page("reference/commands"), "massmigration"))
+
+
+def test_every_mark_is_explained():
+    assert {*MARKS.values(), FAKED} <= terms(section(page("reference/commands"), "showmassmigrations"))
+
+
+def test_every_exit_code_is_explained():
+    modules = [importlib.import_module(f"massmigration.management.{path.stem}") for path in (SOURCE / "management").glob("*.py")]
+    codes = {value for module in modules for name, value in vars(module).items() if name.startswith("EXIT_")}
+
+    table = re.findall(r"^\| (\d+) \|", section(page("reference/commands"), "Exit codes"), re.MULTILINE)
+    assert codes | {0, 1} == set(map(int, table))
+
+
+def test_everything_of_enforcement_is_explained():
+    from massmigration import enforcement
+
+    names = {
+        name
+        for name, value in vars(enforcement).items()
+        if inspect.isfunction(value) and value.__module__ == enforcement.__name__ and not name.startswith("_")
+    }
+    arguments = set(inspect.signature(enforcement.requires_migration).parameters)
+    assert terms(page("reference/enforcement")) == names | arguments

@@ -1,0 +1,162 @@
+from functools import partial
+
+import pytest
+from django.core import mail
+from django.core.mail import send_mail
+from django.db import transaction
+from django.db.models import F
+
+from massmigration.dryrun import dry_run
+from massmigration.exceptions import CannotDryRun, DatabaseNotAllowed, MigrationNotFound
+from massmigration.loader import store
+from massmigration.migrations import MapperMigration, SimpleMigration
+from massmigration.models import Event, MigrationRecord, ShardRecord
+from testsupport.testapp.models import Call, Item
+
+KEY = "testapp:9002_tried"
+HAPPENED = []
+
+
+class ByObject(MapperMigration):
+    def get_queryset(self, db_alias):
+        return Item.objects.exclude(note="skip")
+
+    def operation(self, obj, db_alias):
+        if obj.note == "bad":
+            raise ValueError("bad item")
+        if obj.note == "gone":
+            obj.delete()
+            return
+        obj.slug = obj.name.lower()
+        obj.save(update_fields=["slug"])
+        Call.objects.using(db_alias).create(migration="tried", item=obj.pk)
+        transaction.on_commit(partial(HAPPENED.append, obj.pk), using=db_alias)
+        send_mail("Done", obj.name, "from@example.org", ["to@example.org"])
+
+
+class ByFields(MapperMigration):
+    update_fields = ["slug"]
+
+    def get_queryset(self, db_alias):
+        return Item.objects.all()
+
+    def operation(self, obj, db_alias):
+        obj.slug = obj.name.lower()
+
+
+class ByBatch(MapperMigration):
+    def get_queryset(self, db_alias):
+        return Item.objects.all()
+
+    def operation_batch(self, queryset, db_alias):
+        queryset.update(n=F("n") + 1)
+
+
+class Once(SimpleMigration):
+    def operation(self, db_alias):
+        Item.objects.using(db_alias).update(n=5)
+
+
+@pytest.fixture
+def items(db_alias):
+    HAPPENED.clear()
+    Item.objects.using(db_alias).bulk_create(Item(name=f"Item {number}") for number in range(20))
+    return list(Item.objects.using(db_alias).order_by("pk"))
+
+
+def tried(cls, db_alias, size=5, **attributes):
+    with store.registered(type("Migration", (cls,), attributes)("testapp", "9002_tried")):
+        return dry_run(KEY, db_alias, size)
+
+
+def test_it_leaves_nothing_behind(db_alias, items):
+    before = list(Item.objects.using(db_alias).order_by("pk").values())
+
+    found = tried(ByObject, db_alias)
+
+    assert list(Item.objects.using(db_alias).order_by("pk").values()) == before
+    assert not Call.objects.using(db_alias).exists()
+    assert not MigrationRecord.objects.using(db_alias).exists()
+    assert not ShardRecord.objects.using(db_alias).exists()
+    assert not Event.objects.using(db_alias).exists()
+    assert (HAPPENED, mail.outbox, found.mails) == ([], [], 5)
+
+
+def test_it_shows_each_field_before_and_after(db_alias, items):
+    found = tried(ByFields, db_alias)
+
+    assert [obj.changes for obj in found.objects] == [
+        {"slug": (None, f"item {number}")} for number in (0, 4, 8, 12, 16)
+    ]
+    assert [obj.object_pk for obj in found.objects] == [[items[number].pk] for number in (0, 4, 8, 12, 16)]
+
+
+def test_it_shows_what_a_set_based_operation_does_to_each(db_alias, items):
+    found = tried(ByBatch, db_alias, 2)
+
+    assert [obj.changes for obj in found.objects] == [{"n": (0, 1)}] * 2
+
+
+def test_it_knows_how_many_there_are_and_how_long_they_take(db_alias, items):
+    found = tried(ByFields, db_alias)
+
+    assert (found.total, found.is_total_estimated) == (20, False)
+    assert found.estimate.total_seconds() == pytest.approx(found.duration.total_seconds() * 4, abs=1e-5)
+
+
+def test_an_object_that_raises_or_vanishes_is_shown_and_the_others_go_on(db_alias, items):
+    Item.objects.using(db_alias).filter(pk=items[0].pk).update(note="bad")
+    Item.objects.using(db_alias).filter(pk=items[1].pk).update(note="gone")
+
+    found = tried(ByObject, db_alias, 20)
+
+    assert [obj.error for obj in found.objects] == ["ValueError: bad item"] + [""] * 19
+    assert [obj.is_gone for obj in found.objects] == [False, True] + [False] * 18
+    assert Item.objects.using(db_alias).filter(pk=items[1].pk).exists()
+
+
+def test_only_objects_of_the_queryset_are_tried(db_alias, items):
+    Item.objects.using(db_alias).filter(pk__gt=items[2].pk).update(note="skip")
+
+    found = tried(ByObject, db_alias, 10)
+
+    assert len(found.objects) == 3
+
+
+def test_a_simple_migration_is_run_once_and_rolled_back(db_alias, items):
+    found = tried(Once, db_alias)
+
+    assert [obj.error for obj in found.objects] == [""]
+    assert not Item.objects.using(db_alias).filter(n=5).exists()
+
+
+def test_an_empty_queryset_gives_no_estimate(db_alias):
+    found = tried(ByFields, db_alias)
+
+    assert (found.objects, found.total, found.estimate) == ([], 0, None)
+
+
+def test_mail_is_sent_again_after_a_dry_run(db_alias, items):
+    tried(ByObject, db_alias)
+
+    send_mail("After", "", "from@example.org", ["to@example.org"])
+
+    assert [message.subject for message in mail.outbox] == ["After"]
+
+
+def test_effects_that_no_rollback_takes_back_are_refused(db_alias):
+    with pytest.raises(CannotDryRun, match="has atomic = False"):
+        tried(ByObject, db_alias, atomic=False)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1001])
+def test_a_sample_of_a_size_that_makes_no_sense_is_refused(db_alias, size):
+    with pytest.raises(CannotDryRun, match="allowed: 1 to 1000"):
+        tried(ByObject, db_alias, size)
+
+
+def test_what_cannot_be_launched_cannot_be_tried(db_alias):
+    with pytest.raises(DatabaseNotAllowed):
+        tried(ByObject, db_alias, allowed_db_aliases=[])
+    with pytest.raises(MigrationNotFound):
+        dry_run("testapp:9999_missing", db_alias)

@@ -1,0 +1,136 @@
+import dataclasses
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.contrib.messages import get_messages
+from django.test import Client
+from django.urls import reverse
+
+from massmigration import api
+from massmigration.backends.base import AdminAction
+from massmigration.backends.dummy import DummyBackend
+from massmigration.exceptions import BackendActionFailed, MassMigrationError
+from massmigration.migrations import SimpleMigration
+from massmigration.models import Event, MigrationRecord
+from massmigration.states import Status
+from testsupport.adhoc import register
+
+KEY = "testapp:9000_adhoc"
+OTHER = "testapp:9001_other"
+LIST = "admin:massmigration_migrationrecord_changelist"
+CALLED = []
+
+
+def look(records, actor):
+    CALLED.append(([record.key for record in records], actor))
+    return "Two jobs wait."
+
+
+LOOK = AdminAction(name="look", label="Look at the queue", description="count what waits", call=look)
+
+
+class Offering(DummyBackend):
+    admin_actions = [LOOK]
+
+
+class Once(SimpleMigration):
+    def operation(self, db_alias):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def offering(settings, monkeypatch):
+    """A backend that offers something, and a migration for it."""
+    CALLED.clear()
+    settings.MASSMIGRATION_BACKEND = f"{__name__}.Offering"
+    monkeypatch.setattr(Offering, "admin_actions", [LOOK])
+    monkeypatch.setattr("massmigration.backends.handler.import_string", _import)
+    register(monkeypatch, Once)
+
+
+def _import(path):
+    if path == "missing.Backend":
+        raise ImportError(path)
+    return DummyBackend if path == "plain.Backend" else Offering
+
+
+@pytest.fixture
+def client(db_alias):
+    """Of a member of the staff who may control."""
+    user = User.objects.create_user("ann", is_staff=True)
+    names = ["view_migrationrecord", "control_migrationrecord"]
+    user.user_permissions.set(Permission.objects.filter(codename__in=names))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def make(db_alias, key=KEY, **fields):
+    return MigrationRecord.objects.using(db_alias).create(key=key, status=Status.RUNNING, **fields)
+
+
+def act(client, db_alias, action, **data):
+    return client.post(f"{reverse(LIST)}?db={db_alias}", {"action": action, "_selected_action": KEY, **data})
+
+
+def said(response):
+    return [(message.level_tag, message.message) for message in get_messages(response.wsgi_request)]
+
+
+def test_what_a_backend_offers_asks_first_then_leaves_an_event(db_alias, client):
+    make(db_alias)
+
+    page = act(client, db_alias, "backend_look").content.decode()
+    asked = list(CALLED)
+    response = act(client, db_alias, "backend_look", confirmed="yes")
+
+    assert "Look at the queue: count what waits" in page
+    assert asked == []
+    assert CALLED == [([KEY], "ann")]
+    assert said(response) == [("success", "Two jobs wait.")]
+    event = Event.objects.using(db_alias).get()
+    assert (event.verb, event.actor, event.detail) == ("look", "ann", "Two jobs wait.")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ConnectionError("no broker"), "ConnectionError: no broker"), (MassMigrationError("Not now."), "Not now.")],
+    ids=["unforeseen", "refusal"],
+)
+def test_what_a_backend_cannot_do_is_told_and_leaves_an_event(db_alias, client, monkeypatch, error, words):
+    def fail(records, actor):
+        raise error
+
+    monkeypatch.setattr(Offering, "admin_actions", [dataclasses.replace(LOOK, call=fail, asks=False)])
+    make(db_alias)
+
+    response = act(client, db_alias, "backend_look")
+
+    assert said(response) == [("error", f"'Look at the queue' failed for {KEY}: {words}")]
+    assert Event.objects.using(db_alias).get().detail == f"failed: {words}"
+
+
+def test_the_records_of_one_backend_are_given_to_it_together(db_alias):
+    make(db_alias)
+    make(db_alias, OTHER)
+
+    assert api.perform_backend_action("look", [KEY, OTHER], db_alias, actor="code:test") == ["Two jobs wait."]
+
+    assert CALLED == [([KEY, OTHER], "code:test")]
+    assert Event.objects.using(db_alias).filter(verb="look").count() == 2
+
+
+def test_what_a_backend_does_not_offer_is_refused_for_all(db_alias):
+    make(db_alias)
+    make(db_alias, OTHER, backend="plain.Backend")
+
+    with pytest.raises(BackendActionFailed, match=f"The backend of migration '{OTHER}' has no action 'look'. Nothing"):
+        api.perform_backend_action("look", [KEY, OTHER], db_alias)
+
+    assert CALLED == []
+
+
+def test_a_backend_that_is_gone_offers_nothing(db_alias):
+    record = make(db_alias, OTHER, backend="missing.Backend")
+
+    assert api.backend_actions([record]) == []

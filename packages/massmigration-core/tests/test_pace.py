@@ -1,0 +1,95 @@
+import datetime as dt
+
+import pytest
+
+from massmigration.executor import pace as module
+from massmigration.executor.pace import Pace
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 100.0
+        slept = 0.0
+
+        def monotonic(self):
+            return self.now
+
+        def sleep(self, seconds):
+            self.slept += seconds
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def limits(settings):
+    settings.MASSMIGRATION_BATCH_SIZE = 500
+    settings.MASSMIGRATION_BATCH_DURATION = dt.timedelta(seconds=1)
+
+
+def make(db_alias, size=0, fixed_size=None):
+    return Pace(db_alias, size=size, max_size=2000, fixed_size=fixed_size)
+
+
+def batch(pace, clock, seconds, count=None):
+    pace.start()
+    clock.now += seconds
+    return pace.adapt(pace.size if count is None else count)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1, 500), (0.8, 625), (2, 250), (0.001, 1000), (100, 250)],
+    ids=["just-right", "faster", "slower", "twice-at-most", "half-at-least"],
+)
+def test_a_batch_adapts_to_the_time_the_last_one_took(server_alias, clock, seconds, expected):
+    assert batch(make(server_alias), clock, seconds) == expected
+
+
+def test_batches_grow_to_the_limit_and_no_further(server_alias, clock):
+    pace = make(server_alias)
+
+    assert [batch(pace, clock, 0.01) for _ in range(4)] == [1000, 2000, 2000, 2000]
+
+
+def test_batches_shrink_to_one_object_and_no_further(server_alias, clock):
+    pace = make(server_alias, size=4)
+
+    assert [batch(pace, clock, 60) for _ in range(4)] == [2, 1, 1, 1]
+
+
+def test_a_batch_that_was_not_full_says_nothing(server_alias, clock):
+    assert batch(make(server_alias), clock, 0.01, count=20) == 500
+
+
+def test_a_fixed_size_stays(server_alias, clock):
+    assert batch(make(server_alias, size=7, fixed_size=30), clock, 60) == 30
+
+
+def test_a_shard_goes_on_with_the_size_it_had(server_alias, clock):
+    assert make(server_alias, size=77).size == 77
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+def test_batches_are_shorter_on_sqlite(db_alias, clock):
+    assert batch(make(db_alias), clock, 0.2) == 250
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+@pytest.mark.parametrize(("seconds", "expected"), [(0.01, 0.02), (1, 0.2)], ids=["at-least", "a-share"])
+def test_on_sqlite_there_is_a_gap_for_other_writers(db_alias, clock, seconds, expected):
+    pace = make(db_alias)
+    pace.start()
+    clock.now += seconds
+
+    pace.make_room()
+
+    assert clock.slept == pytest.approx(expected)
+
+
+def test_a_server_needs_no_gap(server_alias, clock):
+    make(server_alias).make_room()
+
+    assert clock.slept == 0
