@@ -41,9 +41,10 @@ def install(run_folder: RunFolder) -> Path:
     """Installs it, without Google's libraries, which its records do not need. Fails the test if that cannot be."""
     target = run_folder.make("predecessor")
     command = [*_pip(run_folder), "install", "--quiet", "--no-deps", "--no-compile", "--target", str(target)]
+    command += ["--retries", "2", "--timeout", "20"]
     done = subprocess.run([*command, *REQUIREMENTS], capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:]
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         pytest.fail(
             f"This test needs {REQUIREMENTS[0]} from the package index, and could not install it: {reason}",
             pytrace=False,
@@ -71,17 +72,18 @@ class OldProject:
     def run_old(self, *arguments: str) -> dict[str, Any]:
         """Runs `drive.py` with the predecessor, and returns what it prints."""
         path = os.pathsep.join([str(self._predecessor), str(PROJECT)])
-        return dict(json.loads(self._run(["drive.py", *arguments], INLINE, PYTHONPATH=path)))
+        return dict(json.loads(self._run(["drive.py", *arguments], INLINE, PYTHONPATH=path).stdout))
 
     def run_new(self, *arguments: str, backend: str = INLINE) -> dict[str, Any]:
         """The same with massmigration."""
-        return dict(json.loads(self._run(["-W", "error", "drive.py", *arguments], backend)))
+        return dict(json.loads(self._run(["-W", "error", "drive.py", *arguments], backend).stdout))
 
     def manage(self, *arguments: str, backend: str = INLINE) -> str:
         """Runs `manage.py` with massmigration, and returns what it prints."""
-        return self._run(["-W", "error", "manage.py", *arguments], backend)
+        done = self._run(["-W", "error", "manage.py", *arguments], backend)
+        return done.stdout + done.stderr
 
-    def _run(self, arguments: list[str], backend: str, **environ: str) -> str:
+    def _run(self, arguments: list[str], backend: str, **environ: str) -> subprocess.CompletedProcess[str]:
         given = settings.DATABASES[self._alias]
         names = ["ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS"]
         own = {
@@ -99,7 +101,7 @@ class OldProject:
             timeout=100,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done
 
 
 @contextlib.contextmanager

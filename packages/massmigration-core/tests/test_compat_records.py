@@ -112,6 +112,25 @@ def test_an_interrupted_conversion_is_made_up_for(db_alias, old_project, monkeyp
     assert ASIDE not in tables(db_alias)
 
 
+def test_rows_that_were_converted_before_an_interruption_are_not_converted_again(db_alias, old_project, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(_old_records, "_drop", interrupted_before_the_last_drop)
+        with pytest.raises(KeyboardInterrupt):
+            migrate(db_alias)
+    connections[db_alias].close()
+
+    migrate(db_alias)
+
+    assert statuses(db_alias) == CONVERTED
+    assert Event.objects.using(db_alias).count() == len(CONVERTED)
+
+
+def interrupted_before_the_last_drop(schema_editor, table):
+    if table == ASIDE:
+        raise KeyboardInterrupt
+    schema_editor.execute(f"DROP TABLE {table}")
+
+
 def interrupt_after(patch, step):
     """Ctrl-C when `step` has been taken: of CreateModel the third."""
     if step == "CreateModel":

@@ -72,7 +72,8 @@ def shop(db, monkeypatch):
     with connection.cursor() as cursor:
         # Not by a schema editor, which SQLite does not let into a transaction.
         cursor.execute(
-            "CREATE TABLE shop_product (id integer PRIMARY KEY AUTOINCREMENT, name text, slug text, price text, cents int)"
+            "CREATE TABLE shop_product "
+            "(id integer PRIMARY KEY AUTOINCREMENT, name text, slug text, price text, cents integer)"
         )
     Product.objects.bulk_create(Product(name=f" Product {index}") for index in range(3))
 

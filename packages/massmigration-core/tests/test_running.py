@@ -6,6 +6,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections
 
 from massmigration import api, progress
+from massmigration.models import MigrationRecord
 from massmigration.recorder import records
 from testsupport.oracle import make_items
 from testsupport.workers import wait_until
@@ -46,9 +47,26 @@ def test_a_stop_by_somebody_else_ends_the_watching(db_alias, settings, verb):
 
 def test_a_record_that_is_forgotten_ends_the_watching(db_alias, settings, monkeypatch):
     settings.MASSMIGRATION_BACKEND = DUMMY
-    monkeypatch.setattr(api, "launch", lambda key, alias: None)
+    looks = []
+
+    def read(key, alias):
+        looks.append(key)
+        if len(looks) == 3:
+            MigrationRecord.objects.using(alias).filter(key=key).delete()
+        return progress_read(key, alias)
+
+    progress_read = progress.read
+    monkeypatch.setattr(progress, "read", read)
 
     with pytest.raises(CommandError, match="has no record on database"):
+        run(db_alias)
+
+
+def test_a_backend_that_has_not_recorded_the_launch_yet_is_said_so(db_alias, settings, monkeypatch):
+    settings.MASSMIGRATION_BACKEND = DUMMY
+    monkeypatch.setattr(api, "launch", lambda key, alias: None)
+
+    with pytest.raises(CommandError, match="handed to its backend, which has not recorded it yet"):
         run(db_alias)
 
 

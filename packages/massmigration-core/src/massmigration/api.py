@@ -5,20 +5,22 @@ Refusals are raised here or below, as subclasses of `MassMigrationError`, in the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
 from django.db import transaction
 
-from massmigration import actors, record_cache
+from massmigration import actors, progress, record_cache
 from massmigration.backends import handler, healing, offering
 from massmigration.backends.base import AdminAction
 from massmigration.definitions import reporting
 from massmigration.definitions.base import BaseMigration
-from massmigration.exceptions import AlreadyLaunched
+from massmigration.exceptions import AlreadyLaunched, InvalidTransition
 from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
+from massmigration.progress import Reading
 from massmigration.questions import (
     can_start_migration,
     get_all_migrations,
@@ -50,6 +52,8 @@ __all__ = [
     "resume",
     "retry",
     "send",
+    "status",
+    "wait",
 ]
 
 DEFAULT = "default"
@@ -131,6 +135,32 @@ def forget(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> No
     with actors.acting(actor) as who:
         attempts.forget(db_alias, key, actor=who)
     record_cache.forget(key, db_alias)
+
+
+def status(key: str, db_alias: str = DEFAULT) -> Reading | None:
+    """How far a migration is: status, objects done and in total, rate, seconds left. None: it was never launched."""
+    return progress.read(key, db_alias)
+
+
+def wait(key: str, db_alias: str = DEFAULT, *, timeout: float | None = None, interval: float = 0.5) -> Reading:
+    """Wait until a migration is no longer queued or running, and return how it stands then.
+
+    `timeout` and `interval` are seconds. Raise `TimeoutError` when it is still active after `timeout`, and
+    `InvalidTransition` when it was never launched or was forgotten. With the in-process backend its jobs go on in
+    threads of this process.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    while True:
+        reading = progress.read(key, db_alias)
+        if reading is None:
+            raise InvalidTransition(f"Migration {key!r} has no record on database {db_alias!r}; launch it first.")
+        if not reading.is_active:
+            return reading
+        if until is not None and time.monotonic() >= until:
+            raise TimeoutError(
+                f"Migration {key!r} on database {db_alias!r} is still {reading.status} after {timeout} s."
+            )
+        time.sleep(interval)
 
 
 def heal(db_alias: str = DEFAULT) -> int:

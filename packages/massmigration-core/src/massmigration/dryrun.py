@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 
 from massmigration import keys
 from massmigration.definitions.stages import MappedStage, OnceStage, Stage
-from massmigration.exceptions import CannotDryRun
+from massmigration.exceptions import CannotDryRun, MassMigrationError
 from massmigration.executor.changes import Writes
 from massmigration.executor.guards import check_not_spoiled, explained, no_implicit_commit
 from massmigration.executor.work import BatchWork, ObjectWork
@@ -97,7 +97,7 @@ def _try(stage: Stage, db_alias: str, size: int) -> DryRun:
         done = Tried(object_pk=[], changes={}, error=error)
         return DryRun(objects=[done], total=1, is_total_estimated=False, duration=dt.timedelta(seconds=seconds))
     assert isinstance(stage, MappedStage)
-    queryset = prepare(stage.get_queryset(db_alias), db_alias, name=stage.name)
+    queryset = _queryset(stage, db_alias)
     keyset = Keyset.of(queryset.model)
     plan = cut(queryset, keyset, 1)
     sample = _sample(queryset, keyset, size, 0 if plan.is_total_estimated else plan.total or 0)
@@ -108,6 +108,19 @@ def _try(stage: Stage, db_alias: str, size: int) -> DryRun:
         is_total_estimated=plan.is_total_estimated,
         duration=dt.timedelta(seconds=seconds),
     )
+
+
+def _queryset(stage: MappedStage, db_alias: str) -> QuerySet[Any]:
+    try:
+        return prepare(stage.get_queryset(db_alias), db_alias, name=stage.name)
+    except MassMigrationError:
+        raise
+    except Exception as error:
+        if is_transient(error):
+            raise
+        raise CannotDryRun(
+            f"get_queryset() of migration {stage.name!r} raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def _sample(queryset: QuerySet[Any], keyset: Keyset, size: int, total: int) -> list[Key]:

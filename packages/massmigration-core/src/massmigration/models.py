@@ -51,7 +51,7 @@ class MigrationRecord(models.Model):
         verbose_name = "mass migration"
         ordering = ("key",)
         permissions = (
-            ("run_migrationrecord", "Can launch, retry and restart mass migrations"),
+            ("run_migrationrecord", "Can launch, retry, restart, fake and forget mass migrations"),
             ("control_migrationrecord", "Can pause, resume and cancel mass migrations"),
         )
 

@@ -50,9 +50,25 @@ class Reading:
     lease_left: dt.timedelta | None
     """Then: when the first of their shards is free for others."""
 
+    elapsed: dt.timedelta | None = None
+    """Since the attempt's first shard could be worked at, until its end or now. Pauses count."""
+
     @property
     def is_active(self) -> bool:
         return self.status in ACTIVE
+
+    @property
+    def rate(self) -> float | None:
+        """Objects a second, over all that has elapsed; None before anything was done."""
+        seconds = self.elapsed.total_seconds() if self.elapsed else 0
+        return self.processed / seconds if seconds and self.processed else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the end of the stage, at the overall rate; None when that cannot be said."""
+        if not self.rate or not self.is_active or self.total is None or self.done > self.total:
+            return None
+        return (self.total - self.done) / self.rate
 
     @property
     def share(self) -> float | None:
@@ -66,7 +82,7 @@ class Reading:
 
 def read(key: str, db_alias: str) -> Reading | None:
     """Look at a migration, with two queries, or three when objects have failed. None: it has no record."""
-    record = MigrationRecord.objects.using(db_alias).filter(key=key).first()
+    record = MigrationRecord.objects.using(db_alias).filter(key=key).annotate(now=DatabaseNow()).first()
     if record is None:
         return None
     shards = ShardRecord.objects.using(db_alias).filter(record_id=key).annotate(now=DatabaseNow())
@@ -90,6 +106,7 @@ def read(key: str, db_alias: str) -> Reading | None:
         is_once=bool(present) and all(shard.upper is None for shard in present),
         silence=silence,
         lease_left=lease_left,
+        elapsed=(record.finished_at or record.now) - record.started_at if record.started_at else None,
     )
 
 

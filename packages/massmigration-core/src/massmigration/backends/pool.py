@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 
-
 logger = logging.getLogger(__name__)
 
 

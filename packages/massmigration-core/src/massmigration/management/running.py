@@ -64,6 +64,7 @@ class Run:
         self._interrupts = interrupts
         self._tell = tell
         self._is_foreground = options.is_local or ends_with_process(migration)
+        self._was_seen = False
         self._foreground: Foreground | None = None
         self._processes: Processes | None = None
 
@@ -165,8 +166,15 @@ class Run:
             self._bar.note(f"The database does not answer ({str(error).strip()}); trying again.")
             connections[self._db_alias].close_if_unusable_or_obsolete()
             return None
+        if reading is None and not self._was_seen:
+            raise CommandError(
+                f"{self._key} was handed to its backend, which has not recorded it yet. Look later: "
+                "manage.py showmassmigrations",
+                returncode=EXIT_RESUMABLE,
+            )
         if reading is None:
             raise CommandError(f"{self._key} has no record on database {self._db_alias!r} any more: it was forgotten.")
+        self._was_seen = True
         return reading
 
     def _work(self, foreground: Foreground, reading: Reading) -> None:

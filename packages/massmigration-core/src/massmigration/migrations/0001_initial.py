@@ -119,7 +119,7 @@ class Migration(migrations.Migration):
                 "verbose_name": "mass migration",
                 "ordering": ("key",),
                 "permissions": (
-                    ("run_migrationrecord", "Can launch, retry and restart mass migrations"),
+                    ("run_migrationrecord", "Can launch, retry, restart, fake and forget mass migrations"),
                     ("control_migrationrecord", "Can pause, resume and cancel mass migrations"),
                 ),
             },

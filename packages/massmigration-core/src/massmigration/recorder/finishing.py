@@ -68,13 +68,19 @@ def _decide(failures: int, stage: int, stage_count: int) -> tuple[Look, dict[str
 def fail(job: Job, error: str) -> bool:
     """Move the record to failed, if this attempt is still active. Its own transaction, after the batch's."""
     with engine_transaction(job.db_alias):
-        failed = (
-            MigrationRecord.objects.using(job.db_alias)
-            .filter(key=job.key, attempt_id=job.attempt_id, stage=job.stage, status__in=ACTIVE)
-            .update(status=Status.FAILED, finished_at=DatabaseNow(), last_error=error)
+        mine = MigrationRecord.objects.using(job.db_alias).filter(
+            key=job.key, attempt_id=job.attempt_id, stage=job.stage, status__in=ACTIVE
         )
+        status = mine.values_list("status", flat=True).first() or ""
+        failed = mine.update(status=Status.FAILED, finished_at=DatabaseNow(), last_error=error)
         if failed:
             events.add(
-                job.db_alias, job.key, "failed", attempt_id=job.attempt_id, to_status=Status.FAILED, detail=error
+                job.db_alias,
+                job.key,
+                "failed",
+                attempt_id=job.attempt_id,
+                from_status=status,
+                to_status=Status.FAILED,
+                detail=error,
             )
     return bool(failed)

@@ -21,6 +21,7 @@ from massmigration.overview import Entry
 class Command(MassMigrationCommand):
     """`showmassmigrations [app_label ...]`."""
 
+    requires_system_checks: list[str] = []  # a file that cannot be used must not keep anybody from the others
     help = "Shows all mass migrations of a project, and how far they are."
 
     def add_arguments(self, parser: CommandParser) -> None:
