@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from testsupport.plugin import run_folder
+from testsupport.processes import RunFolder
 from testsupport.services import MariaDB, PostgreSQL, Server, Unavailable
 
 SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
@@ -25,15 +25,19 @@ def main() -> int:
     options = parser.parse_args()
     if options.inner:
         return inner(options)
-    for database in options.database or ["sqlite", *SERVERS]:
-        outer(database, options)
+    run = RunFolder()
+    try:
+        for database in options.database or ["sqlite", *SERVERS]:
+            outer(database, options, run)
+    finally:
+        run.remove()
     return 0
 
 
-def outer(database: str, options: argparse.Namespace) -> None:
+def outer(database: str, options: argparse.Namespace, run: RunFolder) -> None:
     """Start the server, and measure in processes of their own."""
     os.environ["BENCH_DATABASE"] = database
-    os.environ["BENCH_FOLDER"] = str(run_folder().make(f"bench-{database}"))
+    os.environ["BENCH_FOLDER"] = str(run.make(f"bench-{database}"))
     os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
     server = None
     if database in SERVERS:
@@ -42,7 +46,7 @@ def outer(database: str, options: argparse.Namespace) -> None:
         except Unavailable as error:
             print(f"{database}: not measured. {error}")
             return
-        os.environ[server.variable] = server.start(run_folder())
+        os.environ[server.variable] = server.start(run)
     try:
         arguments = [sys.executable, "-m", "benchmarks", "--rows", str(options.rows), "--sample", str(options.sample)]
         arguments += ["--repeat", str(options.repeat), "--inner"]
