@@ -17,6 +17,7 @@ from typing import Any
 from django.utils.module_loading import import_string
 
 from massmigration.jobs import Job, JobKind
+from massmigration.models import MigrationRecord
 from massmigration.recorder import shards
 
 
@@ -38,9 +39,15 @@ def _sends(kind: JobKind, stage: int) -> Callable[..., bool]:
     return meets
 
 
+def _sends_further_pass(backend: Any, payload: str, delay: Any) -> bool:
+    job = Job.loads(payload)
+    record = MigrationRecord.objects.using(job.db_alias).get(key=job.key)
+    return job.kind == JobKind.PLAN and record.pass_number == 1
+
+
 def _second_time(meets: Callable[..., bool]) -> Callable[..., bool]:
     times = itertools.count(1)
-    return lambda *args: meets(*args) and next(times) == 2
+    return lambda *args, **fields: meets(*args, **fields) and next(times) == 2
 
 
 def _sends_all(stage: int) -> Callable[..., bool]:
@@ -70,12 +77,17 @@ PLACES = {
     "batch committed": Place("massmigration.executor.batch.AtomicBatch", "run", is_after=True),
     "continuation not sent": Place(LOCAL, "send_continuation"),
     "first shard done": Place(SHARD_JOB, "finish", _looks(0, is_last=False)),
+    "shard split": Place("massmigration.recorder.stealing", "_next_index", is_after=True),
+    "part taken": Place(SHARD_JOB, "steal", is_after=True),
     "last shard done": Place(SHARD_JOB, "finish", _looks(0, is_last=True)),
     "next plan not sent": Place(LOCAL, "send", _sends(JobKind.PLAN, 1)),
     "next shard jobs not sent": Place(LOCAL, "send_all", _sends_all(1)),
+    "next pass not sent": Place(LOCAL, "send", _sends_further_pass),
     "last stage done": Place(SHARD_JOB, "finish", _looks(1, is_last=True)),
     # Inside transactions.
     "planning": Place(EVENTS, "add", _tells("plan")),
+    "looking at what is left": Place(EVENTS, "add", _tells("another pass")),
+    "planning again": Place(EVENTS, "add", _second_time(_tells("plan"))),
     "looking": Place(EVENTS, "add", _tells("applied")),
     "taking": Place("massmigration.recorder.due", "_wait"),
     "taken by a healer": Place("massmigration.backends.healing.due", "take", is_after=True),

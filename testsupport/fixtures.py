@@ -15,6 +15,7 @@ from django.db import connections
 from testsupport import databases
 from testsupport.plugin import missing_server, reason_of_absence, run_folder
 from testsupport.predecessor import HISTORY, OldProject, install, other_database
+from testsupport.rabbitmq import RabbitMQ
 from testsupport.services import Redis, Unavailable
 
 SERVERS = ["postgresql", "mariadb"]
@@ -66,6 +67,17 @@ def redis_url() -> Iterator[str]:
     url = server.start(run_folder())
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     yield f"{url.rstrip('/')}/{worker}" if urlsplit(url).path in ("", "/") else url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> Iterator[str]:
+    """Starts RabbitMQ when first asked for, one for each worker of pytest-xdist; a given one is shared by them."""
+    try:
+        server = RabbitMQ()
+    except Unavailable as error:
+        pytest.skip(missing_server(RabbitMQ, error))
+    yield server.start(run_folder())
     server.stop()
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from testsupport.guard import die_with_parent
 from testsupport.processes import RunFolder, StartError
+from testsupport.rabbitmq import RabbitMQ
 from testsupport.services import MariaDB, PostgreSQL, Redis, Server, Unavailable
 
 ROOT = Path(__file__).parent.parent
 ALIASES: dict[str, type[Server]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
-OPTIONAL: set[type[Server]] = {MariaDB}
+OPTIONAL: set[type[Server]] = {MariaDB, RabbitMQ}
 
 _run: RunFolder | None = None
 _servers: dict[str, Server] = {}
@@ -65,6 +66,7 @@ def _is_worker() -> bool:
 def _start() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ["TEST_SQLITE_DIR"] = str(run_folder().make("sqlite"))
+    os.environ["TEST_VENVS_DIR"] = str(run_folder().make("environments"))
     for alias, kind in ALIASES.items():
         try:
             _servers[alias] = kind()

@@ -88,6 +88,11 @@ class Server(ABC):
         self.wait()
         return self.url
 
+    def start_again(self) -> None:
+        """Starts it after `stop`, where it was before."""
+        self._process = Process(self.command(), self.folder, death_signal=self.death_signal)
+        self.wait()
+
     def stop(self) -> None:
         if self._process:
             self._process.stop()

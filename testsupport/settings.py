@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,11 @@ def sqlite_file() -> str:
     return str(Path(folder) / f"{DATABASE_NAME}.sqlite3") if folder else ":memory:"
 
 
+def durations(found: dict[str, Any]) -> Any:
+    """Returns a `timedelta` for what `testsupport.fleet` has written for one."""
+    return dt.timedelta(seconds=found["seconds"]) if set(found) == {"seconds"} else found
+
+
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sqlite_file(), "OPTIONS": {"timeout": 30}}}
 if url := os.environ.get("TEST_POSTGRES_URL"):
     DATABASES["postgresql"] = server("postgresql", url, {})
@@ -43,6 +50,7 @@ if url := os.environ.get("TEST_MARIADB_URL"):
 SECRET_KEY = "only for tests"
 ALLOWED_HOSTS = ["*"]
 USE_TZ = True
+MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False  # tests launch the migrations of the test project themselves
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "testsupport.urls"
 STATIC_URL = "static/"
@@ -57,6 +65,7 @@ INSTALLED_APPS = [
     "django.contrib.admin",
     "massmigration",
     "testsupport.testapp",
+    "testsupport.people",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -79,3 +88,6 @@ TEMPLATES = [
         },
     },
 ]
+
+# What a test gives to other processes.
+globals().update(json.loads(os.environ.get("MM_TEST_OVERRIDES", "{}"), object_hook=durations))

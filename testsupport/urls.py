@@ -1,6 +1,6 @@
 """The URLs of the test project."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
 
-urlpatterns = [path("admin/", admin.site.urls)]
+urlpatterns = [path("admin/", admin.site.urls), path("migrations/", include("massmigration.urls"))]

@@ -35,7 +35,7 @@ def work(order: dict[str, Any], *, parent: int) -> None:
     _write_to(order["log"])
     os.environ.update(order["environ"])
     _configure(order["settings"])
-    _note_sessions(order["sessions"])
+    note_sessions(order["sessions"])
     deaths.arm()
     logger.info("started")
     backend = handler.get_backend()
@@ -74,7 +74,7 @@ def _configure(given: dict[str, Any]) -> None:
         setattr(settings, f"MASSMIGRATION_{name}", dt.timedelta(seconds=value) if is_duration else value)
 
 
-def _note_sessions(path: str) -> None:
+def note_sessions(path: str) -> None:
     """Write down the number that the server knows each of our connections by."""
 
     def note(connection: Any, **kwargs: Any) -> None:

@@ -7,3 +7,8 @@ class TestAppConfig(AppConfig):
     name = "testsupport.testapp"
     label = "testapp"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self):
+        from testsupport.fleet import equip  # it imports models
+
+        equip()

@@ -179,7 +179,8 @@ def test_missing_tables_are_told_with_what_to_run(db_alias, monkeypatch):
     assert said(response)[0][1].endswith(f"Run: manage.py migrate --database {db_alias}")
 
 
-RUN = ["retry", "restart", "fake", "forget"]
+RUN = ["retry", "restart", "fake"]
+FORGET = ["forget"]
 CONTROL = ["pause", "resume", "cancel"]
 
 
@@ -189,7 +190,8 @@ CONTROL = ["pause", "resume", "cancel"]
         (["view"], []),
         (["view", "run"], RUN),
         (["view", "control"], [*CONTROL, "backend_look"]),
-        (["view", "run", "control"], [*CONTROL, *RUN, "backend_look"]),
+        (["view", "forget"], FORGET),
+        (["view", "run", "control", "forget"], [*CONTROL, *RUN, *FORGET, "backend_look"]),
     ],
     ids=lambda value: "-".join(value),
 )
@@ -203,13 +205,13 @@ def test_actions_are_offered_to_those_who_may_use_them(db_alias, permissions, of
     assert sorted(actions_offered(response) if form else []) == sorted(offered)
 
 
-@pytest.mark.parametrize("verb", [*RUN, *CONTROL, "backend_look"])
+@pytest.mark.parametrize("verb", [*RUN, *CONTROL, *FORGET, "backend_look"])
 @pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
 def test_an_action_without_its_permission_does_nothing(db_alias, verb):
     make(db_alias, Status.PAUSED)
-    other = "run" if verb in (*CONTROL, "backend_look") else "control"
+    others = {"run", "control", "forget"} - {"run" if verb in RUN else "forget" if verb in FORGET else "control"}
 
-    act(client_with("view", other), db_alias, verb, confirmed="yes")
+    act(client_with("view", *others), db_alias, verb, confirmed="yes")
 
     assert status_of(db_alias) == Status.PAUSED
     assert not Event.objects.using(db_alias).exists()
@@ -223,7 +225,7 @@ def test_the_list_is_for_those_who_may_view_it(db_alias, permissions):
 
 def test_a_grave_action_asks_on_a_page_of_its_own(db_alias):
     make(db_alias, Status.FAILED)
-    client = client_with("view", "run")
+    client = client_with("view", "forget")
 
     page = act(client, db_alias, "forget").content.decode()
 

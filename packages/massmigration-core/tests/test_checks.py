@@ -10,6 +10,7 @@ from massmigration.definitions.simple import SimpleMigration
 from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
 from testsupport.testapp import massmigrations
+from testsupport.testapp.models import Item
 
 DUMMY = "massmigration.backends.dummy.DummyBackend"
 
@@ -102,7 +103,7 @@ def test_e001_a_file_that_cannot_be_used(folder, monkeypatch, name, text, proble
 
     (message,) = checks.check()
 
-    assert message.id == "massmigration.E001"
+    assert message.id == "massmigration.W004"
     assert message.msg.startswith(f"testapp/massmigrations/{name}.py {problem}")
     assert message.hint.startswith("Correct the file")
 
@@ -190,6 +191,66 @@ def test_e005_stages_that_cannot_be_built(migration, problem):
     assert message.id == "massmigration.E005"
     assert message.msg.startswith(f"Migration 'testapp:0900_made' {problem}")
     assert message.hint == "Correct the file; it cannot be launched as it is."
+
+
+def queryset(**methods):
+    return {"get_queryset": lambda self, db_alias: Item.objects.filter(**methods), "operation": lambda *a: None}
+
+
+async def asynchronous(self, obj, db_alias):
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("migration", "problem"),
+    [
+        (make(Mapper, operation=lambda self, obj: None), "operation() of migration 'testapp:0900_made' is called with"),
+        (make(Mapper, operation=asynchronous), "operation() of migration 'testapp:0900_made' is asynchronous"),
+        (make(SimpleMigration, operation=lambda self: None), "is called with (db_alias), but takes (). Define it as"),
+        (make(get_stages=lambda self: [self.once(lambda: None)]), "but takes (). Define it as operation(db_alias)."),
+        (make(get_stages=lambda self: [self.mapped(typo=1)]), "raised in get_stages(): TypeError"),
+    ],
+    ids=["object", "async", "once", "function", "argument"],
+)
+def test_e005_methods_that_cannot_be_called(migration, problem):
+    (message,) = check(migration)
+
+    assert message.id == "massmigration.E005"
+    assert problem in message.msg
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ({"update_fields": ["nme"]}, "names 'nme', which testapp.Item does not have; it has: data, id, n, name,"),
+        ({"update_fields": ["nme"]}, "Did you mean 'name'?"),
+        ({"update_fields": ["id"]}, "is not a column of testapp.Item that can be written"),
+        ({"cursor_field": "name"}, "which is not unique in testapp.Item"),
+        ({"get_queryset": lambda self, db_alias: Item.objects.all()[:5]}, "a sliced queryset"),
+    ],
+    ids=["field", "guess", "key", "cursor", "queryset"],
+)
+def test_w005_what_the_models_do_not_allow(attributes, problem):
+    (message,) = check(make(MapperMigration, **{**queryset(), **attributes}))
+
+    assert message.id == "massmigration.W005"
+    assert problem in message.msg
+
+
+def asking(self, db_alias):
+    return Item.objects.filter(pk__in=list(Item.objects.values_list("pk", flat=True)))[:5]
+
+
+def raising(self, db_alias):
+    raise KeyError(db_alias)
+
+
+@pytest.mark.parametrize("method", [asking, raising], ids=["query", "error"])
+def test_w005_makes_no_query(db_alias, method):
+    Item.objects.using(db_alias).create(name="one")
+
+    assert check(make(MapperMigration, **{**queryset(), "get_queryset": method})) == []
+    assert Item.objects.using(db_alias).count() == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from django.core.management import CommandError
 
 from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
-from massmigration.management.choosing import choose
+from massmigration.management.choosing import broken, choose
 from massmigration.migrations import SimpleMigration
 
 
@@ -61,12 +61,25 @@ def test_an_unknown_app_has_an_exit_code_of_its_own():
     assert raised.value.returncode == 2
 
 
-@pytest.mark.parametrize("arguments", [(None, None), ("testapp", None), ("testapp", "0003")])
-def test_a_file_that_cannot_be_used_is_refused_when_it_is_meant(monkeypatch, arguments):
+def test_a_file_that_cannot_be_used_is_refused_when_it_is_named(monkeypatch):
     monkeypatch.setattr(store, "errors", {"testapp:0003_broken": BadMigrationFile("it cannot be imported")})
 
     with pytest.raises(BadMigrationFile, match="it cannot be imported"):
-        choose(*arguments)
+        choose("testapp", "0003")
+
+
+@pytest.mark.parametrize(("app_label", "found"), [(None, 2), ("testapp", 1), ("auth", 1), ("admin", 0)])
+def test_a_file_that_cannot_be_used_is_left_out_otherwise(monkeypatch, migrations, app_label, found):
+    error = BadMigrationFile("it cannot be imported")
+    monkeypatch.setattr(store, "errors", {"testapp:0003_broken": error, "auth:0001_broken": error})
+
+    assert len(broken(app_label)) == found
+    assert len(choose("testapp", None)[0]) == len(migrations)
+
+
+def test_a_name_without_its_app_is_answered_with_the_app(migrations):
+    with pytest.raises(CommandError, match=r"A migration's name comes after its app: testapp 0001\."):
+        choose("0001", None)
 
 
 def test_a_broken_file_of_another_app_is_not_in_the_way(monkeypatch, migrations):

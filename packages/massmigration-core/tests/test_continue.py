@@ -145,6 +145,50 @@ def test_more_than_max_failures_stop_the_run_at_the_next(db_alias, migrate):
     assert totals(db_alias) == (30, 0, 0)
 
 
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "stepwise"])
+@pytest.mark.parametrize("migrate", [ByObject], indirect=True)
+def test_many_failures_in_a_row_stop_the_run(db_alias, migrate, atomic):
+    limits = {"max_consecutive_failures": 7, "batch_size": 4, "atomic": atomic}
+    bad = [0, 2, 3, 4, 5, 6, 7, *range(9, 30)]
+    with store.registered(migrate(bad, **limits)):
+        api.launch(KEY, db_alias)
+
+        found = record(db_alias)
+        assert found.status == Status.FAILED
+        assert found.last_error.startswith(
+            "7 objects failed one after the other (max_consecutive_failures = 7). The last: ValueError: Item 15 is bad"
+        )
+        assert counts(db_alias) == [int(number in (1, 8)) for number in range(30)]
+        assert ShardRecord.objects.using(db_alias).get().failed_in_a_row == 7
+
+        Item.objects.using(db_alias).exclude(name="Item 15").update(note="")
+        api.retry(KEY, db_alias)
+
+        # The count begins anew: one that is still bad does not end the run.
+        assert counts(db_alias) == [int(number != 15) for number in range(30)]
+        assert (record(db_alias).status, record(db_alias).last_error) == (Status.FAILED, "1 failed object")
+
+
+def test_values_that_cannot_be_written_count_as_failures_in_a_row(server_alias, settings):
+    class Long(Base):
+        atomic, batch_size, max_consecutive_failures = False, 4, 6
+        update_fields = ["slug"]
+
+        def operation(self, obj, db_alias):
+            obj.slug = "x" * (200 if obj.note == "bad" else 3)
+
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.immediate.ImmediateBackend"
+    notes = ["bad"] * 3 + [""] + ["bad"] * 20
+    Item.objects.using(server_alias).bulk_create(Item(name=f"Item {n}", note=note) for n, note in enumerate(notes))
+
+    with store.registered(Long("testapp", "9001_continue")):
+        api.launch(KEY, server_alias)
+
+    assert record(server_alias).last_error.startswith("6 objects failed one after the other")
+    assert Item.objects.using(server_alias).filter(slug="xxx").count() == 1
+    assert FailedObject.objects.using(server_alias).count() == 9
+
+
 def test_max_failures_of_zero_is_as_stop(db_alias, migrate):
     with store.registered(migrate([5], max_failures=0)):
         api.launch(KEY, db_alias)

@@ -15,17 +15,35 @@ from django.db.models import Model
 from django.dispatch import Signal
 
 import massmigration
-from massmigration import api, conf, dryrun, enforcement, exceptions, models, progress, signals, testing, throttling
+from massmigration import (
+    api,
+    conf,
+    dryrun,
+    enforcement,
+    exceptions,
+    gates,
+    models,
+    operations,
+    progress,
+    signals,
+    testing,
+    throttling,
+)
 from massmigration.backends import base as backends
 from massmigration.definitions import stages
 from massmigration.management.commands.massmigration import OTHERS
 from massmigration.management.showing import FAKED, MARKS
 from massmigration.migrations import BaseMigration, MapperMigration, SimpleMigration
+from massmigration.operations import DataOperation, OperationsMigration
 from massmigration.states import Status
 from massmigration.verbs import VERBS
 
 SOURCE = Path(massmigration.__file__).parent
 DOCS = Path(__file__).parents[3] / "docs"
+OPERATIONS = {name for name in operations.__all__ if issubclass(getattr(operations, name), DataOperation)} - {
+    "DataOperation"
+}
+COMMON = {"batch_size", "on_error"}
 COMMANDS = find_commands(str(SOURCE / "management"))
 
 
@@ -78,7 +96,10 @@ def test_every_setting_is_explained():
 
 
 def test_every_exception_is_explained():
-    names = {name for name, value in vars(exceptions).items() if inspect.isclass(value)} - {"ImproperlyConfigured"}
+    names = {name for name, value in vars(exceptions).items() if inspect.isclass(value)} - {
+        "CommandError",
+        "ImproperlyConfigured",
+    }
 
     assert terms(page("reference/exceptions")) == names
 
@@ -116,6 +137,8 @@ def test_what_can_be_read_from_the_api_is_explained(module, title):
     classes = [
         cls for cls in vars(module).values() if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
     ]
+    if module is progress:  # what else it has is between it and the pages
+        classes = [progress.Reading]
 
     missing = {name for cls in classes for name in public(cls) | fields(cls) if f"`{name}`" not in text}
     assert missing == set()
@@ -148,6 +171,25 @@ def test_no_attribute_of_migrations_is_explained_that_is_gone():
 @pytest.mark.parametrize("cls", [stages.Stage, stages.OnceStage, stages.MappedStage], ids=lambda cls: cls.__name__)
 def test_every_argument_of_a_stage_is_explained(cls):
     assert fields(cls) <= terms(section(page("reference/migrations"), "Stages"))
+
+
+def test_every_operation_is_explained():
+    titles = set(re.findall(r"^## (\w+)$", page("reference/operations"), re.MULTILINE))
+
+    assert titles - {"OperationsMigration", "Djangae's"} == OPERATIONS
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_every_argument_of_an_operation_is_explained(name):
+    arguments = set(inspect.signature(getattr(operations, name)).parameters)
+
+    assert terms(section(page("reference/operations"), name)) - {"key", "kind", "db_alias"} == arguments - COMMON
+
+
+def test_what_all_operations_take_and_have_is_explained():
+    text = section(page("reference/operations"), "OperationsMigration")
+
+    assert terms(text) == COMMON | set(OperationsMigration.__annotations__)
 
 
 @pytest.mark.parametrize("name", sorted(subclasses(models, Model)))
@@ -213,10 +255,14 @@ def test_every_exit_code_is_explained():
 
 
 def test_everything_of_enforcement_is_explained():
-    names = {
-        name
-        for name, value in vars(enforcement).items()
-        if inspect.isfunction(value) and value.__module__ == enforcement.__name__ and not name.startswith("_")
-    }
-    arguments = set(inspect.signature(enforcement.requires_migration).parameters)
+    names = set(enforcement.__all__) | public(enforcement.RequiresMigrationMixin) - {"dispatch"}
+    functions = (enforcement.requires_migration, enforcement.retry_until_migrated)
+    arguments = set().union(*(inspect.signature(each).parameters for each in functions))
+
     assert terms(page("reference/enforcement")) == names | arguments
+
+
+def test_every_argument_of_a_gate_is_explained():
+    arguments = set(inspect.signature(gates.RequireMassMigration).parameters) - {"app_label", "name"}
+
+    assert all(name in page("howto/gates") for name in arguments)

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from django.apps import AppConfig, apps
 from django.db import connection, models
 from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
@@ -33,6 +34,23 @@ class Product(models.Model):
     slug = models.CharField(max_length=100, default="")
     price = models.CharField(max_length=20, default="12.50")
     cents = models.IntegerField(null=True)
+    currency = models.CharField(max_length=3, null=True)
+    title = models.CharField(max_length=100, null=True)
+
+    class Meta:
+        app_label = "shop"
+
+    def __str__(self):
+        return self.name
+
+
+class ArchivedProduct(models.Model):
+    """What products are copied to."""
+
+    name = models.CharField(max_length=100)
+    label = models.CharField(max_length=100)
+    cents = models.IntegerField(null=True)
+    reason = models.CharField(max_length=10)
 
     class Meta:
         app_label = "shop"
@@ -63,17 +81,27 @@ def run(migration_class: type[BaseMigration]) -> None:
 
 
 @pytest.fixture
-def shop(db, monkeypatch):
+def shop(db, monkeypatch, tmp_path):
     """A module `shop.models`, and some products."""
     module = ModuleType("shop.models")
     module.Product = Product
     monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
     monkeypatch.setitem(sys.modules, "shop.models", module)
+    app_module = ModuleType("shop")
+    app_module.__file__ = str(tmp_path / "__init__.py")
+    config = AppConfig("shop", app_module)
+    config.apps, config.models = apps, apps.all_models["shop"]
+    monkeypatch.setitem(apps.app_configs, "shop", config)
     with connection.cursor() as cursor:
         # Not by a schema editor, which SQLite does not let into a transaction.
         cursor.execute(
             "CREATE TABLE shop_product "
-            "(id integer PRIMARY KEY AUTOINCREMENT, name text, slug text, price text, cents integer)"
+            "(id integer PRIMARY KEY AUTOINCREMENT, name text, slug text, price text, cents integer, "
+            "currency text, title text, legacy_code text)"
+        )
+        cursor.execute(
+            "CREATE TABLE shop_archivedproduct "
+            "(id integer PRIMARY KEY AUTOINCREMENT, name text, label text, cents integer, reason text)"
         )
     Product.objects.bulk_create(Product(name=f" Product {index}") for index in range(3))
 

@@ -2,17 +2,12 @@ import datetime as dt
 import uuid
 from decimal import Decimal
 
-import django
 import pytest
-from django.apps.registry import Apps
-from django.db import connections, models
+from django.db import connections
 
-from massmigration import keys, sharding
+from massmigration import keys
 from massmigration.keyset import Keyset
-from massmigration.migrations import MapperMigration
-from massmigration.models import ShardRecord
-from massmigration.states import Status
-from testsupport.adhoc import IMMEDIATE, launch, register
+from testsupport.testapp import keyed
 from testsupport.testapp.models import Meaning, Moment, Place, Price, Profile, Token, Word
 
 DAY = dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)
@@ -79,89 +74,15 @@ def test_both_bounds_of_a_page_are_kept(db_alias, kind):
     assert [obj.pk for obj in found] == everything[4:8]
 
 
-@kinds
-def test_a_migration_over_keys_of_this_type_counts_each_row_once(db_alias, monkeypatch, settings, kind):
-    class Counting(MapperMigration):
-        batch_size = 3
-
-        def get_queryset(self, db_alias):
-            return model.objects.all()
-
-        def operation(self, obj, db_alias):
-            model.objects.using(db_alias).filter(pk=obj.pk).update(n=models.F("n") + 1)
-
-    settings.MASSMIGRATION_BACKEND = IMMEDIATE
-    monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 4)
-    model, make_rows = KINDS[kind]
-    make_rows(db_alias)
-
-    record = launch(register(monkeypatch, Counting), db_alias)
-
-    assert (record.status, record.last_error) == (Status.APPLIED, "")
-    assert set(model.objects.using(db_alias).values_list("n", flat=True)) == {1}
-    assert ShardRecord.objects.using(db_alias).count() > (db_alias != "default")
-
-
-def composite_model():
-    class Pair(models.Model):
-        pk = models.CompositePrimaryKey("left", "right")
-        left = models.IntegerField()
-        right = models.CharField(max_length=10)
-        n = models.IntegerField(default=0)
-
-        class Meta:
-            app_label = "testapp"
-            apps = Apps()
-
-    return Pair
-
-
 @pytest.fixture
 def pairs(db_alias):
-    if django.VERSION < (5, 2):
+    model = keyed.composite()
+    if model is None:
         pytest.skip("Composite primary keys came with Django 5.2.")
-    model, connection = composite_model(), connections[db_alias]
-    if connection.vendor == "sqlite":
-        connection.disable_constraint_checking()
-    with connection.schema_editor() as editor:
-        editor.create_model(model)
-    rows = [model(left=left, right=str(right)) for left in range(40) for right in range(25)]
-    model.objects.using(db_alias).bulk_create(rows)
-    yield model
-    with connection.schema_editor() as editor:
-        editor.delete_model(model)
-    connection.enable_constraint_checking()
-
-
-@pytest.mark.parametrize("way", ["object", "fields", "batch"])
-def test_composite_keys_are_worked_through(db_alias, pairs, monkeypatch, settings, way):
-    class Counting(MapperMigration):
-        batch_size = 70
-
-        def get_queryset(self, db_alias):
-            return pairs.objects.all()
-
-    def operation(self, obj, db_alias):
-        pairs.objects.using(db_alias).filter(left=obj.left, right=obj.right).update(n=models.F("n") + 1)
-
-    def assign(self, obj, db_alias):
-        obj.n += 1
-
-    def operation_batch(self, queryset, db_alias):
-        queryset.update(n=models.F("n") + 1)
-
-    methods = {
-        "object": {"operation": operation},
-        "fields": {"operation": assign, "update_fields": ["n"]},
-        "batch": {"operation_batch": operation_batch},
-    }
-    settings.MASSMIGRATION_BACKEND = IMMEDIATE
-    monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 300)
-
-    record = launch(register(monkeypatch, type("Migration", (Counting,), methods[way])), db_alias)
-
-    assert (record.status, record.last_error) == (Status.APPLIED, "")
-    assert set(pairs.objects.using(db_alias).values_list("n", flat=True)) == {1}
+    with keyed.table(model, db_alias):
+        rows = [model(left=left, right=str(right)) for left in range(40) for right in range(25)]
+        model.objects.using(db_alias).bulk_create(rows)
+        yield model
 
 
 def rows_read(page):

@@ -8,6 +8,7 @@ from django.core.management import CommandError, call_command
 from massmigration.definitions.base import BaseMigration
 from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
+from massmigration.models import MigrationRecord
 
 
 @pytest.fixture
@@ -50,6 +51,15 @@ def test_the_next_one_depends_on_the_last(folder):
     assert load(folder / "0011_after.py").dependencies == [("testapp", "0010_ten")]
 
 
+def test_the_number_of_a_deleted_file_is_not_used_again(db_alias, folder):
+    MigrationRecord.objects.using(db_alias).create(key="testapp:0007_deleted", status="applied")
+    MigrationRecord.objects.using(db_alias).create(key="auth:0009_other", status="applied")
+    make("testapp", "one")
+
+    assert make("testapp", "two") == f"Created {folder / '0009_two.py'}\n"
+    assert load(folder / "0009_two.py").dependencies == [("testapp", "0008_one")]
+
+
 @pytest.mark.parametrize("template", ["simple", "mapper", "custom"])
 @pytest.mark.parametrize("count", [1, 2], ids=["first", "second"])
 def test_every_template_makes_a_migration_that_imports(folder, template, count):
@@ -62,7 +72,7 @@ def test_every_template_makes_a_migration_that_imports(folder, template, count):
     assert migration.get_stages()
 
 
-@pytest.mark.parametrize("template", ["simple", "mapper", "custom"])
+@pytest.mark.parametrize("template", ["simple", "mapper", "custom", "operations"])
 def test_the_made_file_is_tidy(folder, template):
     make("testapp", "first")
     make("testapp", "py_fill_slugs_py", template=template)
@@ -70,7 +80,7 @@ def test_the_made_file_is_tidy(folder, template):
     text = (folder / "0002_py_fill_slugs_py.py").read_text()
 
     assert text.startswith('"""Py fill slugs py."""\n\nfrom massmigration')
-    assert text.endswith(")\n")
+    assert text.endswith((")\n", "    ]\n"))
     assert "\n\n\n\n" not in text
     assert not [line for line in text.splitlines() if line != line.rstrip() or len(line) > 88]
     compile(text, "made", "exec")
@@ -126,7 +136,7 @@ def test_an_unknown_app_is_told_with_djangos_words_and_exit_code(folder):
 
 
 def test_a_template_that_is_not_there_is_refused(folder):
-    with pytest.raises(CommandError, match="use simple, mapper, custom, or the path of a file"):
+    with pytest.raises(CommandError, match="use mapper, simple, custom, operations, or the path of a file"):
         make("testapp", "slugs", template="nope")
 
     assert not folder.exists()
@@ -150,3 +160,31 @@ def test_what_was_made_is_found_at_once(folder):
 
     with pytest.raises(BadMigrationFile, match=r"testapp/massmigrations/0001_slugs\.py"):
         store.get("testapp:0001_slugs")  # its package, which was imported before, is elsewhere
+
+
+def test_the_template_of_operations_has_to_be_filled_in(folder):
+    make("testapp", "fill_slugs", template="operations")
+
+    migration = load(folder / "0001_fill_slugs.py")
+
+    with pytest.raises(BadMigrationFile, match=r"there is no model 'testapp\.Model'"):
+        migration.get_stages()
+
+
+@pytest.mark.parametrize("last", ["0001_copy", "0002_happy", "0003_p", "0004_y_py"])
+def test_a_name_that_ends_in_letters_of_py_is_depended_on_whole(folder, last):
+    folder.mkdir()
+    (folder / f"{last}.py").touch()
+
+    make("testapp", "after")
+
+    (made,) = folder.glob("*_after.py")
+    assert load(made).dependencies == [("testapp", last)]
+
+
+def test_a_dry_run_shows_the_file_and_writes_nothing(folder):
+    output = make("testapp", "fill_slugs", dry_run=True)
+
+    assert output.startswith(f'Would create {folder / "0001_fill_slugs.py"}:\n\n"""Fill slugs."""\n')
+    assert "class Migration(MapperMigration):" in output
+    assert not folder.exists()

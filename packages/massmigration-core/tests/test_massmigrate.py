@@ -1,4 +1,5 @@
 import io
+import logging
 import re
 
 import pytest
@@ -134,7 +135,7 @@ def test_a_failed_migration_is_retried_where_it_stopped(db_alias, two):
     stdout, stderr = run("testapp", "0002", database=db_alias)
 
     assert rows_reported(stdout) == "testapp:0002_early applied: 10 rows, the last 1 of them"
-    assert stderr == "testapp:0002_early was failed; it goes on where it stopped.\n"
+    assert stderr == "testapp:0002_early had failed; it goes on where it stopped.\n"
     assert notes(db_alias) == {" 0002_early"}
 
 
@@ -145,6 +146,37 @@ def test_a_plan_that_fails_has_no_failed_objects(db_alias, two):
         run(database=db_alias)
 
     assert raised.value.returncode == 1
+
+
+@pytest.mark.parametrize("kind", ["plan", "item", "exit"])
+def test_without_logging_an_error_is_told_once_and_in_one_line(db_alias, two, monkeypatch, kind):
+    def leave(obj, db_alias):
+        raise SystemExit("bad item")
+
+    monkeypatch.setattr(logging.Logger, "hasHandlers", lambda logger: False)
+    make_items(db_alias, 10)
+    two[1].is_plannable = kind != "plan"
+    two[1].bad_pks = list(Item.objects.using(db_alias).values_list("pk", flat=True)) if kind == "item" else ()
+    if kind == "exit":
+        two[1].operation = leave
+
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.raises(CommandError) as raised:
+        call_command("massmigrate", database=db_alias, stdout=stdout, stderr=stderr)
+
+    told = stdout.getvalue() + stderr.getvalue() + str(raised.value)
+    assert told.count("no queryset today" if kind == "plan" else "bad item") == 1
+    assert "Traceback" not in told
+
+
+def test_a_warning_is_shown_where_logging_is_not_configured(db_alias, two, monkeypatch):
+    monkeypatch.setattr(logging.Logger, "hasHandlers", lambda logger: False)
+    monkeypatch.setattr(Marking, "get_queryset", lambda self, db_alias: Item.objects.order_by("name"))
+
+    _, stderr = run("testapp:0002", database=db_alias)
+
+    assert "The ordering of the queryset of migration testapp:0002_early is dropped" in stderr
+    assert logging.getLogger("massmigration").handlers == []
 
 
 def launch_elsewhere(settings, key, db_alias):
@@ -185,7 +217,7 @@ def test_an_active_migration_is_joined(db_alias, two, settings):
     stdout, stderr = run("testapp:0002", database=db_alias)
 
     assert stdout.startswith("testapp:0002_early applied: 10 rows")
-    assert "is queued already; watching it." in stderr
+    assert "is queued already; working at it, too." in stderr
 
 
 def test_stages_follow_each_other(db_alias):

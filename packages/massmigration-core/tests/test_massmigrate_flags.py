@@ -5,6 +5,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from massmigration import api, tables
+from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
 from massmigration.migrations import MapperMigration, SimpleMigration
 from massmigration.models import Event, MigrationRecord
@@ -51,6 +52,21 @@ def run(*arguments, **options):
     stdout, stderr = io.StringIO(), io.StringIO()
     call_command("massmigrate", *arguments, stdout=stdout, stderr=stderr, **options)
     return stdout.getvalue()
+
+
+@pytest.mark.parametrize("status", [None, "applied"], ids=["not-run", "applied"])
+def test_a_file_that_cannot_be_used_keeps_nobody_from_the_others(db_alias, monkeypatch, status):
+    broken = {"testapp:0004_broken": BadMigrationFile("testapp/massmigrations/0004_broken.py cannot be imported")}
+    monkeypatch.setattr(store, "errors", broken)
+    if status:
+        MigrationRecord.objects.using(db_alias).create(key="testapp:0004_broken", status=status)
+        run(database=db_alias)
+    else:
+        with pytest.raises(CommandError, match=r"0004_broken.py cannot be imported"):
+            run(database=db_alias)
+
+    applied = MigrationRecord.objects.using(db_alias).filter(status="applied").exclude(key="testapp:0004_broken")
+    assert applied.count() == 3
 
 
 def exit_of(*arguments, **options):

@@ -181,8 +181,25 @@ def test_processes_end_with_their_parent_and_the_next_command_goes_on(server_ali
     code, stdout, stderr = end_of(start(KEY, "--database", server_alias))
 
     assert code == 0
-    assert "is running already; watching it." in stderr
+    assert "is running already; working at it, too." in stderr
     assert stdout.startswith(f"{KEY} applied: {2 * ROWS} rows, the last ")
+    assert_each_row_once(server_alias)
+
+
+def test_ctrl_c_in_a_command_that_joined_pauses_nobody_else(server_alias, start):
+    make_items(server_alias, 2 * ROWS)
+    first = start(KEY, "--database", server_alias, pause=0.01)
+    until(first, lambda: calls(server_alias))
+    second = start(KEY, "--database", server_alias, pause=0.01)
+    until(second, lambda: second.pid in workers(server_alias))
+
+    second.send_signal(signal.SIGINT)
+    code, _, stderr = end_of(second)
+
+    assert code == 130
+    assert "It was begun elsewhere and is not paused" in stderr
+    assert end_of(first)[0] == 0
+    assert status(server_alias) == Status.APPLIED
     assert_each_row_once(server_alias)
 
 

@@ -9,6 +9,7 @@ from django.urls import reverse
 from massmigration import api
 from massmigration.backends.base import AdminAction
 from massmigration.backends.dummy import DummyBackend
+from massmigration.checks import check_backends
 from massmigration.exceptions import BackendActionFailed, MassMigrationError
 from massmigration.migrations import SimpleMigration
 from massmigration.models import Event, MigrationRecord
@@ -134,3 +135,43 @@ def test_a_backend_that_is_gone_offers_nothing(db_alias):
     record = make(db_alias, OTHER, backend="missing.Backend")
 
     assert api.backend_actions([record]) == []
+
+
+def test_actions_of_one_name_are_one_only_where_they_say_the_same(db_alias, monkeypatch):
+    class Other(DummyBackend):
+        admin_actions = [LOOK]
+
+    backends = {KEY: Offering(), OTHER: Other()}
+    monkeypatch.setattr("massmigration.backends.handler.backend_of_job", lambda key, path: backends[key])
+    records = [make(db_alias), make(db_alias, OTHER)]
+
+    together = {action.name: action.label for action in api.backend_actions(records)}
+    monkeypatch.setattr(Other, "admin_actions", [dataclasses.replace(LOOK, description="empty it")])
+    apart = {action.name: action.label for action in api.backend_actions(records)}
+    api.perform_backend_action("look__Other", [OTHER], db_alias, actor="ann")
+
+    assert together == {"look": "Look at the queue"}
+    assert apart == {"look__Offering": "Look at the queue (Offering)", "look__Other": "Look at the queue (Other)"}
+    assert Event.objects.using(db_alias).get(verb="look").key == OTHER
+    with pytest.raises(BackendActionFailed, match=r"has no action 'look__Other'\. Nothing was done"):
+        api.perform_backend_action("look__Other", [KEY, OTHER], db_alias)
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["look", "see"], ""),
+        (["look", "look"], "with one name, 'look'"),
+        (["look at"], "named 'look at'"),
+        (["a__b"], "named 'a__b'"),
+        (["a" * 33], "at most"),
+    ],
+    ids=["good", "twice", "no-identifier", "qualified", "long"],
+)
+def test_actions_that_cannot_be_told_apart_are_a_check_error(monkeypatch, names, problem):
+    actions = [dataclasses.replace(LOOK, name=name) for name in names]
+    monkeypatch.setattr(Offering, "admin_actions", actions)
+
+    found = [message.msg for message in check_backends([]) if message.id == "massmigration.E004"]
+
+    assert (len(found), all(problem in text for text in found)) == (bool(problem), True)

@@ -63,12 +63,14 @@ def running(db_alias):
         (Status.RUNNING, {}, "[>] 0001_late"),
         (Status.PAUSED, {"stage": 1}, "[=] 0001_late  stage 2"),
         (Status.CANCELLED, {}, "[C] 0001_late"),
-        (Status.FAILED, {"last_error": "ValueError: bad"}, "[!] 0001_late  ValueError: bad"),
+        (Status.FAILED, {"last_error": "ValueError: bad"}, "[!] 0001_late  ValueError: bad\n{more}"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_each_status_has_its_mark(db_alias, status, fields, line):
     record("0001_late", db_alias, status, **fields)
+    more = "     more: manage.py massmigration status testapp 0001_late"
+    line = line.format(more=more if db_alias == "default" else f"{more} --database {db_alias}")
 
     assert run(database=db_alias) == f"testapp\n {line}\n [ ] 0002_early\n [ ] 0003_other\n"
 

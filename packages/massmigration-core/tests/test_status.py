@@ -1,7 +1,11 @@
+import datetime as dt
+
 import pytest
 
 from massmigration import api
+from massmigration.clock import DatabaseNow
 from massmigration.exceptions import InvalidTransition
+from massmigration.models import Event, MigrationRecord, ShardRecord
 from massmigration.states import Status
 from testsupport.testapp.models import Item
 
@@ -26,6 +30,24 @@ def test_it_tells_how_far_and_how_fast(db_alias, items):
     assert reading.share == 1
     assert reading.rate == pytest.approx(50 / reading.elapsed.total_seconds())
     assert reading.seconds_left is None
+
+
+def test_pauses_and_the_time_before_a_retry_do_not_count(db_alias):
+    def ago(seconds):
+        return DatabaseNow(dt.timedelta(seconds=-seconds))
+
+    record = MigrationRecord.objects.using(db_alias).create(
+        key=KEY, status=Status.RUNNING, started_at=ago(1000), is_planned=True
+    )
+    moves = [(1000, "running"), (990, "paused"), (500, "running"), (480, "failed"), (100, "queued"), (95, "")]
+    for seconds, status in moves:
+        Event.objects.using(db_alias).create(key=KEY, at=ago(seconds), verb="move", to_status=status)
+    ShardRecord.objects.using(db_alias).create(
+        record=record, attempt_id=record.attempt_id, stage=0, index=0, upper=[9], processed=260
+    )
+
+    assert 129 < api.status(KEY, db_alias).elapsed.total_seconds() < 160  # 10 and 20, and 100 until now
+    assert 1.6 < api.status(KEY, db_alias).rate < 2.1
 
 
 def test_waiting_ends_after_the_time_that_was_given(db_alias, items, settings):

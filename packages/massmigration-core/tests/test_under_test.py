@@ -12,6 +12,7 @@ SETTINGS = """
 SECRET_KEY = "only for tests"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "site.sqlite3"}}
 INSTALLED_APPS = ["massmigration", "shop"]
+MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 """
 
@@ -24,7 +25,9 @@ class Migration(SimpleMigration):
 """
 
 CODE = """
-from massmigration.enforcement import requires_migration
+from django.http import HttpResponse
+from django.views import View
+from massmigration.enforcement import RequiresMigrationMixin, requires_migration, retry_until_migrated
 
 @requires_migration("shop:0001_once")
 def relaxed():
@@ -33,6 +36,23 @@ def relaxed():
 @requires_migration("shop:0001_once", skip_in_tests=False)
 def strict():
     return "ran"
+
+class Relaxed(RequiresMigrationMixin, View):
+    required_migrations = ["shop:0001_once"]
+
+    def get(self, request):
+        return HttpResponse("ran")
+
+class Strict(Relaxed):
+    skip_in_tests = False
+
+    async def get(self, request):
+        return HttpResponse("ran")
+
+relaxed_task = retry_until_migrated("shop:0001_once")(str.upper)
+strict_task = retry_until_migrated("shop:0001_once", skip_in_tests=False)(str.upper)
+relaxed_template = '{% load massmigration %}{% if "shop:0001_once"|migrated %}ran{% endif %}'
+strict_template = '{% load massmigration %}{% is_migrated "shop:0001_once" skip_in_tests=False %}'
 """
 
 TESTS = """
@@ -40,9 +60,32 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.test import TestCase
 from massmigration.exceptions import RequiredMigrationNotApplied
 from massmigration.models import MigrationRecord
-from shop.code import relaxed, strict
+from django.template import Context, Engine
+from django.test import RequestFactory
+from shop.code import *
+
+def visit(view):
+    answer = view.as_view()(RequestFactory().get("/"))
+    return (async_to_sync(wait)(answer) if view.view_is_async else answer).status_code
+
+async def wait(answer):
+    return await answer
+
+def render(source):
+    libraries = {"massmigration": "massmigration.templatetags.massmigration"}
+    return Engine(libraries=libraries).from_string(source).render(Context())
 
 class Together:
+    def test_all_forms_are_relaxed(self):
+        assert (visit(Relaxed), relaxed_task("ran"), render(relaxed_template)) == (200, "RAN", "ran")
+
+    def test_all_forms_can_be_strict(self):
+        assert (visit(Strict), render(strict_template)) == (503, "False")
+        with self.assertRaises(RequiredMigrationNotApplied):
+            strict_task("ran")
+        MigrationRecord.objects.create(key="shop:0001_once", status="applied")
+        assert (visit(Strict), strict_task("ran"), render(strict_template)) == (200, "RAN", "True")
+
     def test_code_runs_without_the_record(self):
         assert relaxed() == "ran"
 
@@ -128,8 +171,8 @@ def site(tmp_path):
         pytest.param([*DJANGO, "test", "-v0"], "OK", id="django"),
         pytest.param([*DJANGO, "test", "--parallel", "2"], "OK", id="django in parallel"),
         pytest.param([sys.executable, "runtests.py"], "OK", id="a script that calls Django's runner"),
-        pytest.param([*PYTEST, "-p", "no:xdist"], "6 passed", id="pytest-django"),
-        pytest.param([*PYTEST, "-n", "2"], "6 passed", id="pytest-xdist"),
+        pytest.param([*PYTEST, "-p", "no:xdist"], "10 passed", id="pytest-django"),
+        pytest.param([*PYTEST, "-n", "2"], "10 passed", id="pytest-xdist"),
     ],
 )
 def test_code_is_skipped_and_stays_strict_under(site, command, summary):

@@ -1,4 +1,4 @@
-"""Who gives the operator's verbs: a user's name, `command:...` or `code:...`."""
+"""Who gives the operator's verbs, a user's name, `command:...` or `code:...`; and from where."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 _actor: ContextVar[str] = ContextVar("massmigration_actor", default="code:")
+_source: ContextVar[str] = ContextVar("massmigration_source", default="code")
 
 
 def current() -> str:
@@ -14,11 +15,17 @@ def current() -> str:
     return _actor.get()
 
 
+def source() -> str:
+    """From where verbs are given: `page`, `command` or `code`."""
+    return _source.get()
+
+
 @contextlib.contextmanager
-def acting(actor: str | None) -> Iterator[str]:
-    """Give verbs as `actor` (None: as whoever gives them already)."""
-    token = _actor.set(actor or _actor.get())
+def acting(actor: str | None, *, source: str | None = None) -> Iterator[str]:
+    """Give verbs as `actor`, from `source` (None: as whoever gives them already, from there)."""
+    tokens = _actor.set(actor or _actor.get()), _source.set(source or _source.get())
     try:
         yield _actor.get()
     finally:
-        _actor.reset(token)
+        _actor.reset(tokens[0])
+        _source.reset(tokens[1])

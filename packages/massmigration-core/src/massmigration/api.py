@@ -6,17 +6,18 @@ Refusals are raised here or below, as subclasses of `MassMigrationError`, in the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
-from massmigration import actors, progress, record_cache
+from massmigration import actors, progress, record_cache, tables
 from massmigration.backends import handler, healing, offering
-from massmigration.backends.base import AdminAction
+from massmigration.backends.base import AdminAction, BackendHealth
 from massmigration.definitions import reporting
 from massmigration.definitions.base import BaseMigration
-from massmigration.exceptions import AlreadyLaunched, InvalidTransition
+from massmigration.definitions.vetting import vet
+from massmigration.exceptions import AlreadyLaunched, CannotResolve, InvalidTransition
 from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
@@ -28,13 +29,14 @@ from massmigration.questions import (
     migration_is_in_progress,
     migration_was_started,
 )
-from massmigration.recorder import attempts, records
+from massmigration.recorder import attempts, events, records, resolving
 from massmigration.signals import announce, migration_paused
 from massmigration.states import ACTIVE, Status
 
 __all__ = [
     "DEFAULT",
     "backend_actions",
+    "backend_health",
     "can_start_migration",
     "cancel",
     "fake",
@@ -46,11 +48,14 @@ __all__ = [
     "migration_is_applied",
     "migration_is_in_progress",
     "migration_was_started",
+    "not_sent",
     "pause",
     "perform_backend_action",
+    "resolve",
     "restart",
     "resume",
     "retry",
+    "retry_failed",
     "send",
     "status",
     "wait",
@@ -62,17 +67,32 @@ DEFAULT = "default"
 def launch(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
     """Start a migration in the background.
 
-    Raise `MigrationNotFound`, `BadMigrationFile`, `DatabaseNotAllowed`, `DependencyNotApplied`, or
-    `AlreadyLaunched` when it has a record already. A job that cannot be sent is an event, and is healed.
+    Raise `MigrationNotFound`, `BadMigrationFile`, `BadQuerySet`, `DatabaseNotAllowed`, `DependencyNotApplied`,
+    `RecordsUnreadable`, or `AlreadyLaunched` when it has a record already. A job that cannot be sent is an event, and
+    is healed.
     """
     migration = store.get(key)
     migration.check_db_alias(db_alias)
-    record = records.get(db_alias, key)
+    try:
+        record = records.get(db_alias, key)
+    except DatabaseError:
+        tables.check(db_alias)
+        raise
     if record is not None:
         raise AlreadyLaunched(records.already_launched(db_alias, record))
     migration.check_dependencies(db_alias)
     with actors.acting(actor), reporting.launching():
         migration.launch(db_alias)
+
+
+def not_sent(key: str, db_alias: str = DEFAULT) -> str:
+    """Why the queue did not take the job of a verb that was just given; empty: it did. `heal` sends the job later."""
+    record = records.get(db_alias, key)
+    detail = events.not_sent(db_alias, key, record.attempt_id) if record else ""
+    return detail and (
+        f"{key} waits: its job could not be sent ({detail}). When the queue answers again, send it: "
+        "manage.py massmigrate --recover"
+    )
 
 
 def pause(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
@@ -106,7 +126,49 @@ def retry(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> Non
         if _runs_itself(db_alias, key):
             _launch_again(migration, db_alias, "retry", actor=who)
         else:
+            vet(migration, db_alias)
             _send_plan(db_alias, attempts.retry(db_alias, key, actor=who, source_hash=migration.source_hash))
+
+
+def retry_failed(
+    key: str,
+    db_alias: str = DEFAULT,
+    *,
+    ids: Collection[int] | None = None,
+    fingerprint: str | None = None,
+    actor: str | None = None,
+) -> None:
+    """Retry, but of the failed objects do only these again: by the ids of `FailedObject`, or one cause's.
+
+    What the cursors have not passed is done as well. Raise as `retry` does, and `CannotResolve` when none is left.
+    """
+    migration = store.get(key)
+    migration.check_dependencies(db_alias)
+    choice = resolving.chosen(ids, fingerprint)
+    with actors.acting(actor) as who:
+        record = attempts.retry(db_alias, key, actor=who, source_hash=migration.source_hash, choice=choice)
+        _send_plan(db_alias, record)
+
+
+def resolve(
+    key: str,
+    db_alias: str = DEFAULT,
+    *,
+    reason: str,
+    ids: Collection[int] | None = None,
+    fingerprint: str | None = None,
+    actor: str | None = None,
+) -> int:
+    """Mark failed objects as resolved without doing them, and return how many. Without a choice, all.
+
+    The migration stays as it is; a retry that finds nothing left to do makes it applied. Raise `CannotResolve`
+    without a reason or where a retry would begin with the object, `InvalidTransition` while it is active.
+    """
+    if not reason.strip():
+        raise CannotResolve("Say why these objects need not be done: the reason is kept with them.")
+    with actors.acting(actor) as who:
+        choice = resolving.chosen(ids, fingerprint)
+        return resolving.resolve(db_alias, key, choice, reason=reason.strip(), actor=who)
 
 
 def restart(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
@@ -117,6 +179,7 @@ def restart(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> N
         if _runs_itself(db_alias, key):
             _launch_again(migration, db_alias, "restart", actor=who)
         else:
+            vet(migration, db_alias)
             _send_plan(db_alias, attempts.restart(db_alias, key, actor=who, source_hash=migration.source_hash))
 
 
@@ -139,7 +202,7 @@ def forget(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> No
 
 def status(key: str, db_alias: str = DEFAULT) -> Reading | None:
     """How far a migration is: status, objects done and in total, rate, seconds left. None: it was never launched."""
-    return progress.read(key, db_alias)
+    return progress.read(key, db_alias, with_elapsed=True)
 
 
 def wait(key: str, db_alias: str = DEFAULT, *, timeout: float | None = None, interval: float = 0.5) -> Reading:
@@ -155,7 +218,7 @@ def wait(key: str, db_alias: str = DEFAULT, *, timeout: float | None = None, int
         if reading is None:
             raise InvalidTransition(f"Migration {key!r} has no record on database {db_alias!r}; launch it first.")
         if not reading.is_active:
-            return reading
+            return status(key, db_alias) or reading
         if until is not None and time.monotonic() >= until:
             raise TimeoutError(
                 f"Migration {key!r} on database {db_alias!r} is still {reading.status} after {timeout} s."
@@ -173,6 +236,11 @@ def send(key: str, db_alias: str = DEFAULT) -> None:
     record = records.get(db_alias, key)
     if record is not None and record.is_managed and record.status in ACTIVE:
         _send_plan(db_alias, record)
+
+
+def backend_health(key: str) -> BackendHealth:
+    """How the queue of a migration and its workers are. Never raises: what is wrong is its `problem`."""
+    return offering.health(key)
 
 
 def backend_actions(records: Sequence[MigrationRecord]) -> list[AdminAction]:

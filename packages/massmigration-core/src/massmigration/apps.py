@@ -13,8 +13,13 @@ class MassMigrationConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from massmigration import checks  # models are not loaded before
+        from massmigration import checks, checks_of_code, fresh, gates  # models are not loaded before
         from massmigration.backends import launching
+        from massmigration.operations import around_migrate
 
         checks.connect()
+        checks_of_code.connect()
         launching.connect()
+        fresh.connect()
+        gates.connect()
+        around_migrate.connect()

@@ -17,15 +17,18 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.db import connections
 
 from massmigration.backends import handler
-from massmigration.backends.base import BaseBackend
+from massmigration.backends.base import BaseBackend, problem_of_actions
 from massmigration.conf import PREFIX, Settings, settings
+from massmigration.definitions import vetting
 from massmigration.definitions.base import BaseMigration
-from massmigration.exceptions import BadBackend, BadMigrationFile
+from massmigration.exceptions import BadBackend, BadMigrationFile, MassMigrationError
 from massmigration.loader import store
 
 TAG = "massmigration"
 
 PREDECESSOR = "django-mass-migration"
+
+_DELETE = "delete it where it has done its work everywhere; the others are not affected"
 
 
 def connect() -> None:
@@ -87,7 +90,7 @@ def check_settings() -> Iterator[CheckMessage]:
 
 
 def check_files(labels: set[str] | None = None) -> Iterator[CheckMessage]:
-    """E001: files that cannot be used; W001: files of one app with one number."""
+    """W004: files that cannot be used; W001: files of one app with one number."""
     numbers = defaultdict(list)
     for key in sorted([*store.by_key, *store.errors]):
         app_label, _, name = key.partition(":")
@@ -95,8 +98,8 @@ def check_files(labels: set[str] | None = None) -> Iterator[CheckMessage]:
             continue
         numbers[app_label, int(name.partition("_")[0])].append(name)
         if key in store.errors:
-            hint = "Correct the file, or delete it where it has done its work everywhere. The others are not affected."
-            yield Error(str(store.errors[key]), hint=hint, id="massmigration.E001")
+            # No error: that would keep `migrate` and `runserver` from a site whose old files outlive their models.
+            yield Warning(str(store.errors[key]), hint=f"Correct the file, or {_DELETE}.", id="massmigration.W004")
     for (app_label, _), names in numbers.items():
         if len(names) > 1:
             yield Warning(
@@ -107,7 +110,7 @@ def check_files(labels: set[str] | None = None) -> Iterator[CheckMessage]:
 
 
 def check_migration(migration: BaseMigration) -> Iterator[CheckMessage]:
-    """E003: databases that do not exist; E005: nothing to do; E009, W002: dependencies."""
+    """E003: databases that do not exist; E005, W005: what cannot be launched; E009, W002: dependencies."""
     allowed = migration.allowed_db_aliases
     unknown = [allowed] if isinstance(allowed, str) else sorted({*migration.get_allowed_db_aliases()} - {*connections})
     if unknown:
@@ -117,8 +120,7 @@ def check_migration(migration: BaseMigration) -> Iterator[CheckMessage]:
             hint=f"Correct {', '.join(map(repr, unknown))}, or add it to DATABASES.",
             id="massmigration.E003",
         )
-    if problem := _problem_of_stages(migration):
-        yield Error(problem, hint="Correct the file; it cannot be launched as it is.", id="massmigration.E005")
+    yield from _check_stages(migration)
     if not _has_pairs(migration):
         yield Error(
             f"Migration {migration.key!r} has dependencies = {migration.dependencies!r}.",
@@ -168,13 +170,21 @@ def check_backends(migrations: Iterable[BaseMigration]) -> Iterator[CheckMessage
 def _check_backend(whose: str, get: Callable[[], object]) -> Iterator[CheckMessage]:
     try:
         backend = get()
-        yield from backend.check() if isinstance(backend, BaseBackend) else ()
+        if isinstance(backend, BaseBackend):
+            yield from _check_actions(whose, backend)
+            yield from backend.check()
     except BadBackend as error:
         yield Error(f"{whose}: {error}", hint="Correct the path, or install its package.", id="massmigration.E004")
     except Exception as error:  # whatever a backend's own code raises must not end every other command
         hint = "See MASSMIGRATION_BACKEND_OPTIONS, and backend_params and queue_name of migrations."
         text = f"{whose}: the backend cannot be made: {type(error).__name__}: {error}"
         yield Error(text, hint=hint, id="massmigration.E004")
+
+
+def _check_actions(whose: str, backend: BaseBackend) -> Iterator[CheckMessage]:
+    if problem := problem_of_actions(backend.admin_actions):
+        text = f"{whose}: the backend {type(backend).__qualname__} has admin_actions {problem}."
+        yield Error(text, hint="Rename them in the backend.", id="massmigration.E004")
 
 
 def _problem_of_setting(name: str, value: Any) -> str:
@@ -198,19 +208,38 @@ def _problem_of_setting(name: str, value: Any) -> str:
     return ""
 
 
-def _problem_of_stages(migration: BaseMigration) -> str:
+def _check_stages(migration: BaseMigration) -> Iterator[CheckMessage]:
     own = type(migration)
     launches_itself = own.launch is not BaseMigration.launch
     has_method_of_backend = own.get_stages is BaseMigration.get_stages and isinstance(migration.backend_method, str)
     if launches_itself or has_method_of_backend:
-        return ""
+        return
+    hint = "Correct the file; it cannot be launched as it is."
     try:
-        migration.get_stages()
+        stages = vetting.check_methods(migration)
     except BadMigrationFile as error:
-        return str(error)
+        yield Error(str(error), hint=hint, id="massmigration.E005")
+        return
     except Exception as error:  # get_stages may be the user's own
-        return f"Migration {migration.key!r} raised in get_stages(): {type(error).__name__}: {error}"
-    return ""
+        text = f"Migration {migration.key!r} raised in get_stages(): {type(error).__name__}: {error}"
+        yield Error(text, hint=hint, id="massmigration.E005")
+        return
+    aliases = [name for name in migration.get_allowed_db_aliases() if name in connections]
+    if not aliases or not _is_run_by_engine(migration):
+        return
+    try:
+        vetting.check_models(stages, aliases[0])
+    except MassMigrationError as error:
+        # No error: models change, and files that have done their work stay as they are.
+        hint = f"It cannot be launched as it is. Correct the file, or {_DELETE}."
+        yield Warning(str(error), hint=hint, id="massmigration.W005")
+
+
+def _is_run_by_engine(migration: BaseMigration) -> bool:
+    try:
+        return isinstance(handler.backend_of(migration), BaseBackend)
+    except Exception:  # E004 tells
+        return False
 
 
 def _lacks_backend_of_queue() -> bool:

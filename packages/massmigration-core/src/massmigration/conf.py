@@ -62,6 +62,9 @@ class Settings:
     RECORD_CACHE_TIMEOUT: dt.timedelta | float = dt.timedelta(seconds=60)
     """How long a process remembers that a migration is applied; a number is in seconds."""
 
+    APPLY_ON_FRESH_DATABASE: bool = True
+    """Whether a `migrate` that has made tables itself applies the migrations that have nothing to do there."""
+
     def given(self) -> dict[str, Any]:
         """The settings that the project itself gives, known or not, by their names without `MASSMIGRATION_`."""
         names = [name for name in dir(django_settings) if name.startswith(PREFIX) and name.isupper()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import time
@@ -12,16 +13,19 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from massmigration import keys
+from massmigration.backends import handler
+from massmigration.backends.base import BaseBackend
+from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import MappedStage, OnceStage, Stage
+from massmigration.definitions.vetting import vet
 from massmigration.exceptions import CannotDryRun, MassMigrationError
 from massmigration.executor.changes import Writes
 from massmigration.executor.guards import check_not_spoiled, explained, no_implicit_commit
-from massmigration.executor.work import BatchWork, ObjectWork
+from massmigration.executor.work import BatchWork, ObjectWork, OnceWork, Portion
 from massmigration.heldback import mail_held_back
 from massmigration.keys import Key
 from massmigration.keyset import Keyset
 from massmigration.loader import store
-from massmigration.querysets import prepare
 from massmigration.sharding import cut
 from massmigration.transactions import engine_transaction
 from massmigration.transient import is_transient
@@ -57,6 +61,9 @@ class DryRun:
     mails: int = 0
     """How many mails the operation would have sent."""
 
+    sends: list[str] = dataclasses.field(default_factory=list)
+    """What the operation would have sent to the backend's queue, a line each."""
+
     @property
     def rate(self) -> float | None:
         """Objects a second, one worker. A run is faster: it takes them in batches."""
@@ -72,28 +79,40 @@ class DryRun:
 def dry_run(key: str, db_alias: str, size: int = 10) -> DryRun:
     """Run the first stage of a migration on `size` objects from all over its queryset, and roll everything back.
 
-    What `on_commit` was given is dropped, and mail is held back; calls to other services are not, so a stage with
-    `atomic = False` is refused with `CannotDryRun`. Raise as `api.launch` does for what cannot be run at all.
+    What `on_commit` was given is dropped, and mail and what goes to the backend's queue are held back; calls to other
+    services are not, so a stage with `atomic = False` is refused with `CannotDryRun`. Raise as `api.launch` does for
+    what cannot be run at all.
     """
     if not 1 <= size <= MAX_SIZE:
         raise CannotDryRun(f"A dry run of {size!r} objects is not possible; allowed: 1 to {MAX_SIZE}.")
     migration = store.get(key)
     migration.check_db_alias(db_alias)
+    vet(migration, db_alias)
     stage = migration.get_stages()[0]
     if not stage.atomic:
         raise CannotDryRun(
             f"Migration {key!r} has atomic = False: its operation may have effects that no rollback takes back. "
             "It cannot be tried."
         )
-    with mail_held_back() as mails, engine_transaction(db_alias, idle_limit=stage.idle_limit):
+    with (
+        mail_held_back() as mails,
+        _sends_held_back(migration) as sends,
+        engine_transaction(db_alias, idle_limit=stage.idle_limit),
+    ):
         found = _try(stage, db_alias, size)
         transaction.set_rollback(True, using=db_alias)
-    return dataclasses.replace(found, mails=len(mails))
+    return dataclasses.replace(found, mails=len(mails), sends=sends)
+
+
+def _sends_held_back(migration: BaseMigration) -> contextlib.AbstractContextManager[list[str]]:
+    backend = handler.backend_of(migration)
+    return backend.hold_back() if isinstance(backend, BaseBackend) else contextlib.nullcontext([])
 
 
 def _try(stage: Stage, db_alias: str, size: int) -> DryRun:
     if isinstance(stage, OnceStage):
-        seconds, error = _operate(lambda: stage.operation(db_alias), db_alias)
+        work, whole = OnceWork(stage, db_alias), Portion(last=None, count=1)
+        seconds, error = _operate(lambda: work.operate(whole, Writes()), db_alias)
         done = Tried(object_pk=[], changes={}, error=error)
         return DryRun(objects=[done], total=1, is_total_estimated=False, duration=dt.timedelta(seconds=seconds))
     assert isinstance(stage, MappedStage)
@@ -112,7 +131,7 @@ def _try(stage: Stage, db_alias: str, size: int) -> DryRun:
 
 def _queryset(stage: MappedStage, db_alias: str) -> QuerySet[Any]:
     try:
-        return prepare(stage.get_queryset(db_alias), db_alias, name=stage.name)
+        return stage.rows(db_alias)
     except MassMigrationError:
         raise
     except Exception as error:

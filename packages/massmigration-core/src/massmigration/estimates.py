@@ -45,8 +45,20 @@ def estimate(queryset: QuerySet[Any]) -> int:
         size = estimate_table(queryset.model, queryset.db)
         if size is not None:
             return size
+    rows = explained_rows(queryset)
+    return int(queryset.order_by().count()) if rows is None else rows
+
+
+def explained_rows(queryset: QuerySet[Any]) -> int | None:
+    """How many rows the planner expects of a query; None where it is not asked."""
     connection = connections[queryset.db]
     if connection.vendor == "postgresql":
         (plan,) = json.loads(queryset.order_by().explain(format="json"))
         return int(plan["Plan"]["Plan Rows"])
-    return int(queryset.order_by().count())
+    if connection.vendor == "mysql":
+        sql, params = queryset.order_by().query.get_compiler(queryset.db).as_sql()
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN {sql}", params)
+            names = [column[0] for column in cursor.description]
+            return int(max(dict(zip(names, row, strict=True))["rows"] or 0 for row in cursor.fetchall()))
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import base
 
 
 class MassMigrationError(Exception):
@@ -44,6 +45,14 @@ class RequiredMigrationNotApplied(MassMigrationError):
     """Code was called that requires a migration which has not been applied."""
 
 
+class CannotEnsure(MassMigrationError):
+    """One object cannot be migrated by itself."""
+
+
+class GateClosed(RequiredMigrationNotApplied, base.CommandError):
+    """A schema migration requires a mass migration that has not been applied."""
+
+
 class RecordsUnreadable(MassMigrationError, ImproperlyConfigured):
     """The table of records is missing on that database, or out of date."""
 
@@ -58,6 +67,10 @@ class InvalidTransition(MassMigrationError):
 
 class BatchInFlight(MassMigrationError):
     """A batch is still being finished; try again in a moment."""
+
+
+class CannotResolve(MassMigrationError):
+    """Failed objects cannot be retried or marked as resolved as asked."""
 
 
 class CannotDryRun(MassMigrationError):
@@ -76,8 +89,20 @@ class IdleLimitExceeded(MassMigrationError):
     """The operation left its connection idle for so long that the server ended the batch's transaction."""
 
 
+class DataOperationFailed(MassMigrationError, base.CommandError):
+    """An operation on data in one of Django's migrations could not be brought to its end."""
+
+
 class DDLInBatch(MassMigrationError):
     """The operation changed the schema inside a batch, which would commit half of it."""
+
+
+class ExitRaised(MassMigrationError):
+    """A migration's code raised `SystemExit` or `KeyboardInterrupt`, which would have ended its worker."""
+
+
+class KeyChanged(MassMigrationError):
+    """The operation changed the primary key of its object."""
 
 
 # The names that django-mass-migration had.

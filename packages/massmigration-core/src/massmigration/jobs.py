@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import json
 import uuid
+from collections.abc import Collection
 from enum import Enum
 
 from massmigration.exceptions import BadPayload
@@ -62,6 +63,15 @@ class Job:
             if not isinstance(getattr(job, field), kind):
                 raise BadPayload(f"Found {payload!r:.200}, in which {field!r} is not of type {kind.__name__}.")
         return job
+
+    @classmethod
+    def of(cls, payload: str, attempt_ids: Collection[object]) -> Job | None:
+        """The job that `payload` is, if it belongs to one of these attempts."""
+        try:
+            job = cls.loads(payload)
+        except BadPayload:
+            return None
+        return job if job.attempt_id in map(str, attempt_ids) else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Field, Model, Q, QuerySet
 
 from massmigration import keys
 from massmigration.keys import Key
@@ -28,6 +28,19 @@ class Keyset:
             raise TypeError(f"{model._meta.label} has no primary key.")
         parts = getattr(model._meta, "pk_fields", None) or [pk]
         return cls(tuple(field.attname for field in parts))
+
+    @classmethod
+    def by(cls, field: Field[Any, Any]) -> Keyset:
+        """One field that is unique and never null."""
+        return cls((field.attname,))
+
+    def loaded(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """`queryset`, with the key's fields among those that it loads: `only()` and `defer()` may leave them out."""
+        names, is_defer = queryset.query.deferred_loading
+        own = {queryset.model._meta.get_field(name).name for name in self.fields}
+        if is_defer:
+            return queryset.defer(None).defer(*names - own) if names & own else queryset
+        return queryset.only(*names | own)
 
     def key_of(self, obj: Model) -> Key:
         return tuple(getattr(obj, field) for field in self.fields)

@@ -65,7 +65,7 @@ class MigrationsStore:
 
     @contextlib.contextmanager
     def registered(self, *migrations: BaseMigration) -> Iterator[None]:
-        """Hold migrations that are in no file, in this process, until the block ends. For tests."""
+        """Hold migrations that are in no file of their own, in this process, until the block ends."""
         before = self.by_key
         self._by_key = {**before, **{migration.key: migration for migration in migrations}}
         try:

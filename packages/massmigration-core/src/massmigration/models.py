@@ -22,6 +22,11 @@ class MigrationRecord(models.Model):
     )
     stage = models.PositiveIntegerField(default=0, help_text="The stage being worked at, from 0.")
     is_planned = models.BooleanField(default=False, help_text="The present stage has been cut into shards.")
+    pass_number = models.PositiveIntegerField(
+        default=0, help_text="The present pass over the stage's queryset; from 1 for what was left."
+    )
+    left = models.PositiveBigIntegerField(null=True, help_text="The fewest objects that a pass has left.")
+    stalls = models.PositiveSmallIntegerField(default=0, help_text="How many passes have left no fewer than that.")
     is_managed = models.BooleanField(
         default=True, help_text="False when the migration's own launch() runs it: no plan, no healing, no pause."
     )
@@ -51,8 +56,9 @@ class MigrationRecord(models.Model):
         verbose_name = "mass migration"
         ordering = ("key",)
         permissions = (
-            ("run_migrationrecord", "Can launch, retry, restart, fake and forget mass migrations"),
-            ("control_migrationrecord", "Can pause, resume and cancel mass migrations"),
+            ("run_migrationrecord", "Can launch, retry, restart and fake mass migrations, and resolve failed objects"),
+            ("control_migrationrecord", "Can pause, resume, cancel and heal mass migrations"),
+            ("forget_migrationrecord", "Can forget mass migrations"),
         )
 
     def __str__(self) -> str:
@@ -121,9 +127,14 @@ class ShardRecord(models.Model):
     processed = models.PositiveBigIntegerField(default=0)
     skipped = models.PositiveBigIntegerField(default=0, help_text="Rows that vanished while their batch ran.")
     failed = models.PositiveBigIntegerField(default=0)
+    failed_in_a_row = models.PositiveIntegerField(default=0, help_text="Objects that failed since one did not.")
     batch_size = models.PositiveIntegerField(default=0, help_text="Rows in the next batch; 0: not yet measured.")
     is_done = models.BooleanField(default=False)
     is_redo = models.BooleanField(default=False, help_text="Its range is one of failed objects, by their own id.")
+    has_stayed = models.BooleanField(
+        default=False,
+        help_text="An object that was done still matched the queryset: no further pass is made.",
+    )
 
     class Meta:
         ordering = ("record_id", "stage", "index")
@@ -150,10 +161,15 @@ class FailedObject(models.Model):
     fingerprint = models.CharField(max_length=64, help_text="Equal for failures of one cause.")
     failed_at = models.DateTimeField()
     resolved_at = models.DateTimeField(null=True)
+    resolution = models.TextField(blank=True, help_text="Why an operator said that it need not be done again.")
+    is_left_out = models.BooleanField(default=False, help_text="The present attempt does not do it again.")
 
     class Meta:
         ordering = ("pk",)
-        indexes = (models.Index(fields=("record", "stage", "shard"), name="massmigration_failed"),)
+        indexes = (
+            models.Index(fields=("record", "stage", "shard"), name="massmigration_failed"),
+            models.Index(fields=("record", "resolved_at", "fingerprint"), name="massmigration_failed_groups"),
+        )
 
     def __str__(self) -> str:
         return f"{self.record_id} {self.object_pk}: {self.exception_class}"
@@ -166,6 +182,7 @@ class Event(models.Model):
     attempt_id = models.UUIDField(null=True)
     at = models.DateTimeField()
     actor = models.CharField(max_length=255, blank=True)
+    source = models.CharField(max_length=16, blank=True, help_text="page, command or code; empty: a worker.")
     verb = models.CharField(max_length=32)
     from_status = models.CharField(max_length=16, blank=True)
     to_status = models.CharField(max_length=16, blank=True)

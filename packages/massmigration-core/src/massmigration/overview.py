@@ -10,10 +10,11 @@ from typing import Any
 
 from django.db.models import Count, Max, Q, QuerySet, Sum
 
+from massmigration.clock import DatabaseNow
 from massmigration.definitions.base import BaseMigration
 from massmigration.loader import store
 from massmigration.models import FailedObject, MigrationRecord, ShardRecord
-from massmigration.progress import Reading
+from massmigration.progress import Reading, Tally, reading_of
 from massmigration.states import Status
 
 _Beats = dict[str, "dt.datetime | None"]
@@ -65,17 +66,21 @@ def read(db_alias: str, *, sample: float = 0) -> list[Entry]:
 
     With `sample`, a number of seconds, look twice when anything is running, to measure rates.
     """
-    records = {record.key: record for record in MigrationRecord.objects.using(db_alias)}
+    records = _records(db_alias)
     readings, beats = _read(db_alias, records.values())
     rates: dict[str, float | None] = {}
     if sample and any(reading.status is Status.RUNNING for reading in readings.values()):
         time.sleep(sample)
         before = readings
-        records = {record.key: record for record in MigrationRecord.objects.using(db_alias)}
+        records = _records(db_alias)
         readings, later = _read(db_alias, records.values())
         rates = {key: _rate(before.get(key), new, beats.get(key), later.get(key)) for key, new in readings.items()}
     keys = sorted({*store.by_key, *store.errors, *records})
     return [_entry(key, db_alias, records.get(key), readings.get(key), rates.get(key)) for key in keys]
+
+
+def _records(db_alias: str) -> dict[str, MigrationRecord]:
+    return {record.key: record for record in MigrationRecord.objects.using(db_alias).annotate(now=DatabaseNow())}
 
 
 def readings_of(records: Collection[MigrationRecord], db_alias: str) -> dict[str, Reading]:
@@ -132,7 +137,9 @@ def _read(
         for key, stage, found, left in groups.annotate(Count("pk"), left=Count("pk", filter=Q(was_passed=True)))
     }
     readings = {
-        record.key: _reading(record, stages.get(record.key, {}), failures.get((record.key, record.stage), (0, 0)))
+        record.key: reading_of(
+            record, _tally(record, stages.get(record.key, {}), failures.get((record.key, record.stage), (0, 0)))
+        )
         for record in records
     }
     beats = {record.key: stages.get(record.key, {}).get(record.stage, {}).get("beat") for record in records}
@@ -143,23 +150,13 @@ def _mine(queryset: QuerySet[Any], keys: list[str] | None) -> QuerySet[Any]:
     return queryset if keys is None else queryset.filter(record_id__in=keys)
 
 
-def _reading(record: MigrationRecord, stages: dict[int, Any], failures: tuple[int, int]) -> Reading:
+def _tally(record: MigrationRecord, stages: dict[int, Any], failures: tuple[int, int]) -> Tally:
     present: dict[str, Any] = stages.get(record.stage, {})
     failed, left = failures
-    return Reading(
-        key=record.key,
-        status=Status(record.status),
-        attempt_id=str(record.attempt_id),
-        stage=record.stage,
-        is_planned=record.is_planned,
-        is_managed=record.is_managed,
-        last_error=record.last_error,
-        total=record.total,
-        is_total_estimated=record.is_total_estimated,
-        done=present.get("processed_sum", 0) + present.get("skipped_sum", 0) + left,
+    return Tally(
+        moved=present.get("processed_sum", 0) + present.get("skipped_sum", 0),
         processed=sum(row["processed_sum"] for row in stages.values() if row["ranges"]),
-        failed=failed,
         is_once=present.get("ranges") == 0,
-        silence=None,
-        lease_left=None,
+        failed=failed,
+        left=left,
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count, Max, Q, Sum
 
 from massmigration.clock import DatabaseNow
-from massmigration.models import FailedObject, MigrationRecord, ShardRecord
+from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 from massmigration.states import ACTIVE, Status
 
 WINDOW = 10.0
@@ -51,7 +52,8 @@ class Reading:
     """Then: when the first of their shards is free for others."""
 
     elapsed: dt.timedelta | None = None
-    """Since the attempt's first shard could be worked at, until its end or now. Pauses count."""
+    """How long it has been queued or running since its first shard could be worked at. Pauses do not count, nor does
+    the time between a failure and its retry. None unless it was asked for, as `api.status` does."""
 
     @property
     def is_active(self) -> bool:
@@ -59,7 +61,7 @@ class Reading:
 
     @property
     def rate(self) -> float | None:
-        """Objects a second, over all that has elapsed; None before anything was done."""
+        """Objects a second, over `elapsed`; None before anything was done."""
         seconds = self.elapsed.total_seconds() if self.elapsed else 0
         return self.processed / seconds if seconds and self.processed else None
 
@@ -80,18 +82,72 @@ class Reading:
         return min(self.done / self.total, 0.999) if self.total else 0.0
 
 
-def read(key: str, db_alias: str) -> Reading | None:
-    """Look at a migration, with two queries, or three when objects have failed. None: it has no record."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What the shards and failed objects of a record add up to."""
+
+    moved: int
+    """Objects of the present stage that cursors have passed, processed or skipped."""
+
+    processed: int
+    is_once: bool
+    failed: int
+    left: int
+    """Failed objects of the present stage that cursors have passed."""
+
+    silence: dt.timedelta | None = None
+    lease_left: dt.timedelta | None = None
+    elapsed: dt.timedelta | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """All that one look at a migration read."""
+
+    record: Any
+    """With the database's time as `now`."""
+
+    shards: Sequence[Any]
+    """Those of the present stage, by index."""
+
+    reading: Reading
+
+
+def read(key: str, db_alias: str, *, with_elapsed: bool = False) -> Reading | None:
+    """Look at a migration, with two queries, or three when objects have failed. None: it has no record.
+
+    `with_elapsed`: find out how long it has been worked at, with one query more.
+    """
+    found = look(key, db_alias, "cursor", "lower", with_elapsed=with_elapsed)
+    return found.reading if found else None
+
+
+def look(key: str, db_alias: str, *deferred: str, with_elapsed: bool = True) -> Look | None:
+    """As `read`, but return the record and the shards, without the `deferred` fields, as well."""
     record = MigrationRecord.objects.using(db_alias).filter(key=key).annotate(now=DatabaseNow()).first()
     if record is None:
         return None
-    shards = ShardRecord.objects.using(db_alias).filter(record_id=key).annotate(now=DatabaseNow())
-    shards = shards.defer("cursor", "lower")
+    shards = list(ShardRecord.objects.using(db_alias).filter(record_id=key).defer(*deferred))
     present = [shard for shard in shards if shard.stage == record.stage]
     failed, left = _failures(key, record.stage, db_alias) if any(shard.failed for shard in present) else (0, 0)
-    silence, lease_left = _waits([shard for shard in present if not shard.is_done])
+    silence, lease_left = _waits([shard for shard in present if not shard.is_done], record.now)
+    tally = Tally(
+        moved=sum(shard.processed + shard.skipped for shard in present),
+        processed=sum(shard.processed for shard in shards if shard.upper is not None),
+        is_once=bool(present) and all(shard.upper is None for shard in present),
+        failed=failed,
+        left=left,
+        silence=silence,
+        lease_left=lease_left,
+        elapsed=_elapsed(record, db_alias) if with_elapsed and record.started_at else None,
+    )
+    return Look(record=record, shards=present, reading=reading_of(record, tally))
+
+
+def reading_of(record: Any, tally: Tally) -> Reading:
+    """The reading of a record, given what its shards add up to."""
     return Reading(
-        key=key,
+        key=record.key,
         status=Status(record.status),
         attempt_id=str(record.attempt_id),
         stage=record.stage,
@@ -100,14 +156,25 @@ def read(key: str, db_alias: str) -> Reading | None:
         last_error=record.last_error,
         total=record.total,
         is_total_estimated=record.is_total_estimated,
-        done=sum(shard.processed + shard.skipped for shard in present) + left,
-        processed=sum(shard.processed for shard in shards if shard.upper is not None),
-        failed=failed,
-        is_once=bool(present) and all(shard.upper is None for shard in present),
-        silence=silence,
-        lease_left=lease_left,
-        elapsed=(record.finished_at or record.now) - record.started_at if record.started_at else None,
+        done=tally.moved + tally.left,
+        processed=tally.processed,
+        failed=tally.failed,
+        is_once=tally.is_once,
+        silence=tally.silence,
+        lease_left=tally.lease_left,
+        elapsed=tally.elapsed,
     )
+
+
+def _elapsed(record: Any, db_alias: str) -> dt.timedelta:
+    """From event to event, what it was queued or running."""
+    events = Event.objects.using(db_alias).filter(key=record.key, at__gte=record.started_at).exclude(to_status="")
+    moves = list(events.order_by("pk").values_list("at", "to_status"))
+    is_active, since, elapsed = True, record.started_at, dt.timedelta()
+    for at, status in [*moves, (record.finished_at or record.now, record.status)]:
+        elapsed += max(at - since, dt.timedelta()) if is_active else dt.timedelta()
+        is_active, since = status in ACTIVE, at
+    return elapsed
 
 
 def _failures(key: str, stage: int, db_alias: str) -> tuple[int, int]:
@@ -117,13 +184,24 @@ def _failures(key: str, stage: int, db_alias: str) -> tuple[int, int]:
     return found["all"], found["left"]
 
 
-def _waits(undone: list[Any]) -> tuple[dt.timedelta | None, dt.timedelta | None]:
+def _waits(undone: list[Any], now: dt.datetime) -> tuple[dt.timedelta | None, dt.timedelta | None]:
     """How long workers that hold all the shards have been silent, and when the first lease ends."""
-    leases = [shard.lease_until - shard.now for shard in undone if shard.lease_until and shard.lease_until > shard.now]
+    leases = [shard.lease_until - now for shard in undone if shard.lease_until and shard.lease_until > now]
     if not undone or len(leases) < len(undone):
         return None, None
-    silences = [shard.now - shard.heartbeat_at for shard in undone if shard.heartbeat_at]
+    silences = [now - shard.heartbeat_at for shard in undone if shard.heartbeat_at]
     return min(silences, default=None), min(leases)
+
+
+def last_rate(key: str, db_alias: str) -> float | None:
+    """Objects a second, from the attempt's beginning to its last checkpoint; None where nothing was done."""
+    started_at = MigrationRecord.objects.using(db_alias).filter(key=key).values_list("started_at", flat=True).first()
+    found = ShardRecord.objects.using(db_alias).filter(record_id=key, upper__isnull=False)
+    sums = found.aggregate(done=Sum("processed"), beat=Max("heartbeat_at"))
+    if started_at is None or not sums["done"] or sums["beat"] is None:
+        return None
+    seconds = (sums["beat"] - started_at).total_seconds()
+    return float(sums["done"]) / seconds if seconds > 0 else None
 
 
 class Speed:

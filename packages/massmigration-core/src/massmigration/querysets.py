@@ -14,11 +14,14 @@ from massmigration.exceptions import BadQuerySet
 logger = logging.getLogger(__name__)
 
 
-def prepare(queryset: Any, db_alias: str, *, name: str, may_leave: bool = False) -> QuerySet[Any]:
+def prepare(
+    queryset: Any, db_alias: str, *, name: str, may_leave: bool = False, is_quiet: bool = False
+) -> QuerySet[Any]:
     """`queryset` on `db_alias`, without an ordering.
 
     `name` is the migration's, for messages. `may_leave` allows a queryset on another database, as
-    operations without a surrounding transaction may have. Raise `BadQuerySet`, with the reason.
+    operations without a surrounding transaction may have; `is_quiet` logs nothing. Raise `BadQuerySet`, with the
+    reason.
     """
     if isinstance(queryset, Manager):
         queryset = queryset.all()
@@ -38,8 +41,8 @@ def prepare(queryset: Any, db_alias: str, *, name: str, may_leave: bool = False)
             f"{db_alias!r}. Use .using(db_alias), or set atomic = False: rows and bookkeeping then do not commit "
             "together."
         )
-    if queryset.query.order_by or queryset.query.extra_order_by:
-        logger.warning("The ordering of the queryset of migration %s is dropped: batches go by primary key.", name)
+    if (queryset.query.order_by or queryset.query.extra_order_by) and not is_quiet:
+        logger.warning("The ordering of the queryset of migration %s is dropped: batches go by their keys.", name)
     unordered: QuerySet[Any] = queryset.order_by()
     unordered.query.standard_ordering = True  # after reverse(), every ordering would be turned round
     unordered.query.select_for_update = False  # the engine locks what it reads, and skips no row that is locked

@@ -51,7 +51,7 @@ def cut(queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
     ranges: list[Range] = []
     lower: list[Any] | None = None
     while count > 1:
-        upper = _key(keyset, keyset.page(queryset, lower, None), step - 1)
+        upper = key_at(keyset, keyset.page(queryset, lower, None), step - 1)
         if upper is None:
             break
         ranges.append(Range(lower=lower, upper=upper))
@@ -65,13 +65,14 @@ def cut(queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
     return Plan(ranges=ranges, total=total, is_total_estimated=estimated)
 
 
-def _key(keyset: Keyset, page: QuerySet[Any], offset: int) -> list[Any] | None:
+def key_at(keyset: Keyset, page: QuerySet[Any], offset: int) -> list[Any] | None:
+    """The encoded key of a page's row at this place, from 0; None if the page is shorter."""
     found = list(keyset.rows(page)[offset : offset + 1])
     return keys.encode(found[0]) if found else None
 
 
 def _last(keyset: Keyset, page: QuerySet[Any]) -> list[Any] | None:
-    return _key(keyset, page.order_by(*(f"-{field}" for field in keyset.fields)), 0)
+    return key_at(keyset, page.order_by(*(f"-{field}" for field in keyset.fields)), 0)
 
 
 def _merged(ranges: list[Range]) -> list[Range]:

@@ -11,12 +11,13 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from massmigration import api
+from massmigration import actors, api
 from massmigration.admin.databases import alias_of
 from massmigration.backends.base import AdminAction
 from massmigration.exceptions import MassMigrationError
 from massmigration.models import MigrationRecord
 from massmigration.verbs import VERBS, Verb
+from massmigration.views.noting import note
 
 CONFIRMED = "confirmed"
 TEMPLATE = "admin/massmigration/confirm_action.html"
@@ -42,10 +43,13 @@ def of_backend(action: AdminAction) -> Action:
         if action.asks and CONFIRMED not in request.POST:
             return _ask(model_admin, request, keys, name_of(action), action.label, action.description)
         try:
-            for text in api.perform_backend_action(action.name, keys, alias_of(request), actor=_actor(request)):
-                messages.success(request, text)
+            with actors.acting(_actor(request), source="page"):
+                for text in api.perform_backend_action(action.name, keys, alias_of(request)):
+                    messages.success(request, text)
         except MassMigrationError as error:
             messages.error(request, str(error))
+        for key in keys:  # what failed may have been done in part
+            note(request, key, alias_of(request), f"{action.label}.")
         return None
 
     return perform
@@ -55,11 +59,16 @@ def give(request: HttpRequest, verb: Verb, keys: Sequence[str], db_alias: str) -
     """Give a verb to each of the migrations, and report what happened to it."""
     for key in keys:
         try:
-            verb.call(key, db_alias, actor=_actor(request))
+            with actors.acting(_actor(request), source="page"):
+                verb.call(key, db_alias)
         except MassMigrationError as error:
             messages.error(request, str(error))
         else:
+            unsent = api.not_sent(key, db_alias)
             messages.success(request, f"{key} {verb.done}.")
+            if unsent:
+                messages.warning(request, unsent)
+            note(request, key, db_alias, f"{verb.name.capitalize()}.")
 
 
 def _of_verb(verb: Verb) -> Action:

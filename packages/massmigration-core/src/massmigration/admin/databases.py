@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 
 from massmigration import tables
 from massmigration.exceptions import RecordsUnreadable
+from massmigration.views.access import outside_transactions
 
 PARAMETER = "db"
 VIEW = "massmigration.view_migrationrecord"
@@ -24,7 +25,6 @@ else:
     ModelAdmin = admin.ModelAdmin  # not generic where the program runs
 
 _M = TypeVar("_M", bound=Model)
-_View = TypeVar("_View", bound=Callable[..., Any])
 
 
 def alias_of(request: HttpRequest) -> str:
@@ -32,13 +32,6 @@ def alias_of(request: HttpRequest) -> str:
     before = QueryDict(request.GET.get("_changelist_filters", ""))
     given = request.GET.get(PARAMETER) or before.get(PARAMETER)
     return given if given and given in connections else DEFAULT_DB_ALIAS
-
-
-def outside_transactions(view: _View) -> _View:
-    """Free a view from `ATOMIC_REQUESTS`: the engine's transactions are its own."""
-    for db_alias in connections:
-        view = transaction.non_atomic_requests(using=db_alias)(view)
-    return view
 
 
 class DatabaseFilter(admin.SimpleListFilter):

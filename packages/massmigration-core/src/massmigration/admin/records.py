@@ -11,15 +11,16 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 
 from massmigration import api, overview
 from massmigration.admin import actions
-from massmigration.admin.databases import PARAMETER, DatabaseFilter, ReadOnlyAdmin, alias_of, outside_transactions
+from massmigration.admin.databases import PARAMETER, DatabaseFilter, ReadOnlyAdmin, alias_of
 from massmigration.management.showing import progress
 from massmigration.models import MigrationRecord, ShardRecord
 from massmigration.verbs import VERBS
+from massmigration.views.access import outside_transactions
 
 if TYPE_CHECKING:
     TabularInline = admin.TabularInline[ShardRecord, MigrationRecord]
@@ -76,8 +77,12 @@ class MigrationRecordAdmin(ReadOnlyAdmin):
     )
     readonly_fields = ("shown_status", "progress", "failed_objects", "events")
 
+    def has_forget_permission(self, request: HttpRequest) -> bool:
+        """To forget."""
+        return request.user.has_perm("massmigration.forget_migrationrecord")
+
     def has_run_permission(self, request: HttpRequest) -> bool:
-        """To launch, retry, restart, fake and forget."""
+        """To launch, retry, restart and fake."""
         return request.user.has_perm("massmigration.run_migrationrecord")
 
     def has_control_permission(self, request: HttpRequest) -> bool:
@@ -105,6 +110,15 @@ class MigrationRecordAdmin(ReadOnlyAdmin):
             if allowed[offer.permission](request):
                 found[actions.name_of(offer)] = (actions.of_backend(offer), actions.name_of(offer), offer.label)
         return found
+
+    @outside_transactions
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """With a way to the pages, where the project has given them an address."""
+        try:
+            pages_url = reverse("massmigration_manage")
+        except NoReverseMatch:
+            pages_url = ""
+        return super().changelist_view(request, {"pages_url": pages_url, **(extra_context or {})})
 
     @outside_transactions
     def add_view(

@@ -7,7 +7,7 @@ import dataclasses
 import datetime as dt
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -19,14 +19,17 @@ from massmigration import actors, executor
 from massmigration.backends import healing
 from massmigration.conf import settings
 from massmigration.definitions.base import BaseMigration
+from massmigration.definitions.vetting import vet
 from massmigration.exceptions import BadBackend
 from massmigration.executor import throttle
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.keyset import Keyset
 from massmigration.models import MigrationRecord
 from massmigration.recorder import events, records
+from massmigration.recorder.events import NOT_SENT
 from massmigration.sharding import Plan, cut
 from massmigration.signals import announce, migration_launched
+from massmigration.states import ACTIVE
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class AdminAction:
     """Something that a backend lets operators do with its migrations, from the admin."""
 
     name: str
-    """An identifier, of 32 characters at most; the verb of the event that tells of it."""
+    """An identifier, of 32 characters at most, without `__`; the verb of the event that tells of it."""
 
     label: str
     """What the admin's menu says, as in "Look at the queue"."""
@@ -55,6 +58,36 @@ class AdminAction:
 
     permission: str = "control"
     """Which of `run` and `control` an operator must be allowed."""
+
+
+MAX_ACTION_NAME = 32
+
+
+def problem_of_actions(actions: Sequence[AdminAction]) -> str:
+    """What is wrong with the names of a backend's actions; empty if nothing is."""
+    names = [action.name for action in actions]
+    bad = [name for name in names if not name.isidentifier() or "__" in name or len(name) > MAX_ACTION_NAME]
+    if bad:
+        return f"named {', '.join(map(repr, bad))}; a name is an identifier of {MAX_ACTION_NAME} characters at most"
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return f"with one name, {', '.join(map(repr, twice))}; only one of them could be chosen" if twice else ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendHealth:
+    """What a queue says of itself at this moment."""
+
+    workers: int | None = None
+    """How many workers are alive; None: that cannot be known."""
+
+    queued: int | None = None
+    """How many jobs wait, anyone's; None: that cannot be known."""
+
+    details: Mapping[str, int | str] = dataclasses.field(default_factory=dict)
+    """More for people to read, by label."""
+
+    problem: str = ""
+    """What an operator should see to, as a sentence; empty: nothing was found."""
 
 
 class BaseBackend(ABC):
@@ -101,6 +134,25 @@ class BaseBackend(ABC):
         """System-check messages about this backend's configuration."""
         return ()
 
+    def health(self) -> BackendHealth:
+        """How the queue and its workers are. May take a second or two, and raise what the queue's client raises."""
+        return BackendHealth()
+
+    def hold_back(self) -> contextlib.AbstractContextManager[list[str]]:
+        """Within it, what code of this thread sends to the queue is not sent, but listed, a line each."""
+        return contextlib.nullcontext([])
+
+    @final
+    @property
+    def send_again(self) -> AdminAction:
+        """An action for `admin_actions`: send what is not done, whatever has become of the jobs sent before."""
+        return AdminAction(
+            name="send_again",
+            label="Send lost shards again",
+            description="Sends a job for every shard that is not done. Jobs that were not lost find nothing to do.",
+            call=self._send_again,
+        )
+
     @final
     def enqueue(self, job: Job, *, delay: dt.timedelta | None = None) -> None:
         """Send `job` once the surrounding transaction, if any, commits. A send that fails becomes an event."""
@@ -122,7 +174,11 @@ class BaseBackend(ABC):
 
     @final
     def launch(self, migration: BaseMigration, db_alias: str) -> None:
-        """Insert the migration's record and send its first job. Raise `AlreadyLaunched` if there is a record."""
+        """Insert the migration's record and send its first job.
+
+        Raise `AlreadyLaunched` if there is a record, `BadMigrationFile` or `BadQuerySet` if it can never succeed.
+        """
+        vet(migration, db_alias)
         attempt_id = records.launch(
             db_alias,
             migration.key,
@@ -154,6 +210,20 @@ class BaseBackend(ABC):
         """Send what is stuck on this database again, at most once a lease in this process."""
         healing.heal_now_and_then(db_alias)
 
+    def _send_again(self, selected: Sequence[MigrationRecord], actor: str) -> str:
+        sent = [record for record in selected if record.is_managed and record.status in ACTIVE]
+        for record in sent:
+            plan = Job(
+                kind=JobKind.PLAN,
+                key=record.key,
+                db_alias=str(record._state.db),
+                attempt_id=str(record.attempt_id),
+                stage=record.stage,
+            )
+            self.enqueue(plan)
+        keys = ", ".join(record.key for record in sent)
+        return f"Sent again what is not done of {keys}." if keys else "None of them is queued or running."
+
     def _continue(self, continuation: Delivery) -> None:
         delay = continuation.delay
         if delay and not self.supports_delay:
@@ -176,7 +246,9 @@ class BaseBackend(ABC):
             logger.exception("Could not send %s.", job)
             with contextlib.suppress(DatabaseError, InterfaceError):
                 detail = f"{type(error).__name__}: {error}"
-                events.add(job.db_alias, job.key, "not sent", attempt_id=job.attempt_id, detail=detail)
+                events.add(job.db_alias, job.key, NOT_SENT, attempt_id=job.attempt_id, detail=detail)
+                if job.kind is JobKind.PLAN:
+                    records.make_due(job.db_alias, job.key, job.attempt_id)
 
 
 class BackendBase:

@@ -32,6 +32,12 @@ def get_backend(path: str | None = None) -> Any:
     return _get(path or settings.BACKEND, "", {}, "")
 
 
+def import_backend() -> None:
+    """Import the module of the settings' backend. Nothing is said of one that cannot be imported: a check does."""
+    with contextlib.suppress(ImportError):
+        import_string(settings.BACKEND)
+
+
 def backend_of(migration: BaseMigration) -> Any:
     """The backend that a migration goes to, with the migration's own queue and parameters."""
     if migration.key in _overrides:

@@ -35,13 +35,20 @@ def heal(db_alias: str) -> int:
     return len(taken)
 
 
-def heal_now_and_then(db_alias: str) -> None:
-    """`heal`, at most once a lease in this process; errors are logged, for it runs beside other work."""
+def is_time(what: str) -> bool:
+    """Whether a lease has passed since this has last said so in this process."""
     with _lock:
         now = time.monotonic()
-        if now - _last.get(db_alias, float("-inf")) < settings.LEASE.total_seconds():
-            return
-        _last[db_alias] = now
+        if now - _last.get(what, float("-inf")) < settings.LEASE.total_seconds():
+            return False
+        _last[what] = now
+        return True
+
+
+def heal_now_and_then(db_alias: str) -> None:
+    """`heal`, at most once a lease in this process; errors are logged, for it runs beside other work."""
+    if not is_time(db_alias):
+        return
     try:
         heal(db_alias)
     except (DatabaseError, InterfaceError):

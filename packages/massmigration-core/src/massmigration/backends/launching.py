@@ -14,7 +14,7 @@ def launch(migration: BaseMigration, db_alias: str) -> None:
     backend = handler.backend_of(migration)
     name = handler.method_of(migration)
     method = getattr(backend, name, None)
-    if method is None:
+    if not callable(method):
         raise BadBackend(
             f"The backend {type(backend).__qualname__} has no method {name!r}, which migration {migration.key!r} "
             "names as its backend_method. Name the backend that has it in the migration's attribute backend."
@@ -23,6 +23,7 @@ def launch(migration: BaseMigration, db_alias: str) -> None:
 
 
 def connect() -> None:
-    """Called when Django's apps are ready."""
+    """Called when Django's apps are ready. Workers of queues know a backend's tasks from the start."""
+    handler.import_backend()
     BaseMigration.launch_through_engine = staticmethod(launch)
     BaseMigration.find_backend = staticmethod(handler.backend_of)

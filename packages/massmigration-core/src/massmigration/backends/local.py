@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import connections
 
-from massmigration.backends.base import BaseBackend
+from massmigration.backends.base import BackendHealth, BaseBackend
 from massmigration.backends.pool import Pool
 from massmigration.conf import settings
 from massmigration.exceptions import BadPayload
@@ -43,6 +43,9 @@ class LocalBackend(BaseBackend):
     def stop_requested(self) -> bool:
         return pool.is_stopping
 
+    def health(self) -> BackendHealth:
+        return BackendHealth(workers=self.workers, queued=pool.waiting, details={"runs in": "this process"})
+
     def _put(self, payload: str, delay: float, tries: int) -> None:
         pool.size = self.workers
         pool.put(lambda: self._run(payload, tries), delay)
@@ -52,7 +55,7 @@ class LocalBackend(BaseBackend):
             self.perform(payload)
         except BadPayload:
             logger.exception("Dropped what is no job.")
-        except Exception:
+        except BaseException:
             logger.exception("A job ended in an unforeseen error: %s", payload)
             if tries > 1:
                 self._put(payload, settings.LEASE.total_seconds() / 4, tries - 1)

@@ -1,22 +1,51 @@
-"""Collects what backends let operators do, and has them do it."""
+"""Asks backends how they are and what they let operators do, and has them do it."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from massmigration.backends import handler
-from massmigration.backends.base import AdminAction
+from massmigration.backends.base import AdminAction, BackendHealth, BaseBackend
 from massmigration.exceptions import BackendActionFailed, BadBackend, MassMigrationError
+from massmigration.loader import store
 from massmigration.models import MigrationRecord
 from massmigration.recorder import events
 
 logger = logging.getLogger(__name__)
 
 
+def health(key: str) -> BackendHealth:
+    """How the backend of a migration is. What keeps it from telling is its `problem`."""
+    try:
+        backend = handler.backend_of(store.get(key))
+        return backend.health() if isinstance(backend, BaseBackend) else BackendHealth()
+    except MassMigrationError as error:
+        return BackendHealth(problem=str(error))
+    except Exception as error:
+        logger.exception("The backend of migration %s could not be asked how it is.", key)
+        return BackendHealth(problem=f"The queue does not answer. {type(error).__name__}: {error}")
+
+
 def of_records(records: Sequence[MigrationRecord]) -> dict[str, AdminAction]:
-    """What the backends of these records offer, by name."""
-    return {name: action for record in records for name, action in _of_record(record).items()}
+    """What the backends of these records offer, by name.
+
+    What several backends offer in the same words is one action; in other words, each has a name of its own.
+    """
+    offered: dict[str, AdminAction] = {}
+    for record in records:
+        offered |= _qualified(record)
+    wordings = Counter(name for name, _ in {(action.name, _words(action)) for action in offered.values()})
+    found = {}
+    for qualified, action in offered.items():
+        if wordings[action.name] == 1:
+            found[action.name] = action
+        else:
+            label = f"{action.label} ({qualified.partition('__')[2]})"
+            found[qualified] = dataclasses.replace(action, name=qualified, label=label)
+    return found
 
 
 def perform(name: str, keys: Sequence[str], db_alias: str, *, actor: str) -> list[str]:
@@ -24,7 +53,7 @@ def perform(name: str, keys: Sequence[str], db_alias: str, *, actor: str) -> lis
     records = list(MigrationRecord.objects.using(db_alias).filter(key__in=keys))
     groups: list[tuple[AdminAction, list[MigrationRecord]]] = []
     for record in records:
-        action = _of_record(record).get(name)
+        action = {**_qualified(record), **_of_record(record)}.get(name)
         if action is None:
             raise BackendActionFailed(
                 f"The backend of migration {record.key!r} has no action {name!r}. Nothing was done."
@@ -56,8 +85,17 @@ def _tell(action: AdminAction, records: Sequence[MigrationRecord], db_alias: str
 
 
 def _of_record(record: MigrationRecord) -> dict[str, AdminAction]:
+    return {action.name: action for action in _qualified(record).values()}
+
+
+def _qualified(record: MigrationRecord) -> dict[str, AdminAction]:
+    """By names that no other backend has."""
     try:
         backend = handler.backend_of_job(record.key, record.backend)
     except BadBackend:  # no longer installed; everything else of the record can be shown
         return {}
-    return {action.name: action for action in backend.admin_actions}
+    return {f"{action.name}__{type(backend).__name__}": action for action in backend.admin_actions}
+
+
+def _words(action: AdminAction) -> tuple[object, ...]:
+    return action.label, action.description, action.asks, action.permission

@@ -31,6 +31,12 @@ class Pool:
         self._running = 0
         self._threads: list[threading.Thread] = []
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait, for a thread or for their time."""
+        with self._changed:
+            return len(self._waiting)
+
     def put(self, call: Callable[[], None], delay: float = 0) -> None:
         """Run `call` in a thread, `delay` seconds from now at the earliest."""
         with self._changed:
@@ -74,7 +80,7 @@ class Pool:
             call = self._take()
             try:
                 call()
-            except Exception:
+            except BaseException:  # nothing but the process' end ends its threads
                 logger.exception("A call raised; its thread goes on.")
             finally:
                 with self._changed:

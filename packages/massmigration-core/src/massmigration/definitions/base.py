@@ -15,7 +15,7 @@ from django.db import connections
 
 from massmigration.conf import settings
 from massmigration.definitions import reporting
-from massmigration.definitions.stages import Stage
+from massmigration.definitions.stages import MappedStage, OnceStage, Stage
 from massmigration.exceptions import BadMigrationFile, DatabaseNotAllowed, DependencyNotApplied
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
@@ -60,6 +60,12 @@ class BaseMigration:
     `"event"`: leave an event. `"pause"`: pause, too.
     """
 
+    on_fresh_database: str = "run"
+    """What a `migrate` that has made the app's tables itself does with a migration that is done once.
+
+    `"run"`: run it. `"fake"`: mark it as applied. One that is mapped over objects is applied where there are none.
+    """
+
     throttle: Sequence[Callable[[Passed], dt.timedelta | None]] = ()
     """Callables that are told of each batch, and return how long to wait before the next; None: not at all.
 
@@ -92,6 +98,14 @@ class BaseMigration:
         """The class's docstring."""
         return inspect.cleandoc(type(self).__dict__.get("__doc__") or "")
 
+    @property
+    def confirmation(self) -> str:
+        """What an operator is to confirm before it is launched, as sentences; empty: nothing.
+
+        For migrations whose effect cannot be taken back. Commands ask; calls of the API do not.
+        """
+        return ""
+
     @cached_property
     def source_hash(self) -> str:
         """SHA-256 of its file as this process loaded it; empty when there is no such file."""
@@ -106,6 +120,28 @@ class BaseMigration:
             f"Migration {self.key!r} says neither what to do nor how to launch it: subclass SimpleMigration or "
             "MapperMigration, or override launch()."
         )
+
+    def once(self, operation: Callable[[str], None], **given: Any) -> OnceStage:
+        """A stage that is done by one call, `operation(db_alias)`.
+
+        `given`: other arguments of `OnceStage`, where they differ from the migration's own attributes.
+        """
+        return OnceStage(operation=operation, **{**self._of_every_stage(), **given})
+
+    def mapped(self, **given: Any) -> MappedStage:
+        """A stage that is mapped over a queryset.
+
+        `given`: the arguments of `MappedStage`; those of every stage are the migration's own unless given.
+        """
+        return MappedStage(**{**self._of_every_stage(), **given})
+
+    def _of_every_stage(self) -> dict[str, Any]:
+        return {
+            "name": self.key,
+            "atomic": self.atomic,
+            "throttle": self.throttle,
+            "idle_limit": self.idle_limit,
+        }
 
     @property
     def needed_keys(self) -> list[str]:

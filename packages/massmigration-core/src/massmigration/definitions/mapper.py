@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.stages import MappedStage, Stage
+from massmigration.definitions.stages import MAX_CONSECUTIVE_FAILURES, MAX_FAILURES, Stage
 from massmigration.exceptions import BadMigrationFile
 from massmigration.recorder import own_runs
 
@@ -30,6 +30,9 @@ class MapperMigration(BaseMigration):
     update_fields: Sequence[str] | None = None
     """Names of the fields that the engine writes back after `operation`."""
 
+    cursor_field: str | None = None
+    """The name of the field that batches go by: unique, never null, ordered; None: the primary key."""
+
     batch_size: int | None = None
     """Rows in every batch; None: batches adapt to `MASSMIGRATION_BATCH_DURATION`."""
 
@@ -40,14 +43,23 @@ class MapperMigration(BaseMigration):
     recorded and the work goes on; at the end the migration is failed, and a retry does the failed objects again.
     """
 
-    max_failures: int | None = 1000
+    max_failures: int | None = MAX_FAILURES
     """How many failed objects `on_error = "continue"` bears before it stops; None: any number."""
+
+    max_consecutive_failures: int | None = MAX_CONSECUTIVE_FAILURES
+    """How many failed objects in a row, within a shard, it bears: then it is no object's fault. None: any number."""
 
     lock_rows: bool = True
     """Whether objects given to `operation` are locked until their batch commits.
 
     Without the locks, an edit that is made while the batch runs is kept in every column but those in
     `update_fields`; without `update_fields` it is overwritten by `save()`.
+    """
+
+    catch_up: bool = True
+    """Whether objects that come into the queryset behind the cursor are done in further passes.
+
+    They are where everything that was done has been seen to leave the queryset, and nowhere else.
     """
 
     def get_queryset(self, db_alias: str) -> QuerySet[Any]:
@@ -60,6 +72,10 @@ class MapperMigration(BaseMigration):
 
     def operation_batch(self, queryset: QuerySet[Any], db_alias: str) -> None:
         """Change the objects of one batch, for instance by `queryset.update()`."""
+        raise NotImplementedError
+
+    def remaining(self, db_alias: str) -> int:
+        """How many objects still need it. With this method, the migration is applied only when it has returned 0."""
         raise NotImplementedError
 
     def wrapped_operation(self, obj: Any, attempt_uuid: UUID | str, db_alias: str) -> bool:
@@ -84,19 +100,19 @@ class MapperMigration(BaseMigration):
         by_batch = own.operation_batch is not MapperMigration.operation_batch
         self._check_methods(by_object=by_object, by_batch=by_batch)
         return [
-            MappedStage(
-                name=self.key,
-                atomic=self.atomic,
-                idle_limit=self.idle_limit,
-                throttle=self.throttle,
+            self.mapped(
                 get_queryset=self.get_queryset,
                 operation=self.operation if by_object else None,
                 operation_batch=self.operation_batch if by_batch else None,
                 update_fields=self.update_fields,
+                cursor_field=self.cursor_field,
                 lock_rows=self.lock_rows,
                 on_error=self.on_error,
                 max_failures=self.max_failures,
+                max_consecutive_failures=self.max_consecutive_failures,
                 batch_size=self.batch_size,
+                catch_up=self.catch_up,
+                remaining=self.remaining if own.remaining is not MapperMigration.remaining else None,
             )
         ]
 
@@ -118,6 +134,8 @@ class MapperMigration(BaseMigration):
             problem = f"has on_error = {self.on_error!r}; allowed: 'stop', 'continue'"
         elif self.max_failures is not None and self.max_failures < 0:
             problem = f"has max_failures = {self.max_failures!r}; it must be 0 or more, or None"
+        elif self.max_consecutive_failures is not None and self.max_consecutive_failures < 1:
+            problem = f"has max_consecutive_failures = {self.max_consecutive_failures!r}; it must be 1 or more, or None"
         elif self.batch_size is not None and self.batch_size < 1:
             problem = f"has batch_size = {self.batch_size!r}; it must be 1 or more, or None"
         if problem:

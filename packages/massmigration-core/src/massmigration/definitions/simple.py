@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.stages import OnceStage, Stage
+from massmigration.definitions.stages import Stage
 from massmigration.exceptions import BadMigrationFile
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class SimpleMigration(BaseMigration):
     def get_stages(self) -> Sequence[Stage]:
         if type(self).operation is SimpleMigration.operation:
             raise BadMigrationFile(f"Migration {self.key!r} has no operation(self, db_alias) method; add one.")
-        return [OnceStage(name=self.key, atomic=self.atomic, idle_limit=self.idle_limit, operation=self.operation)]
+        return [self.once(self.operation)]
 
     def wrapped_operation(self, db_alias: str) -> None:
         """Run it here and now, from the record's beginning to its end. For custom backends."""

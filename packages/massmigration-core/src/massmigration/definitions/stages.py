@@ -9,7 +9,13 @@ from typing import Any
 
 from django.db.models import Model, QuerySet
 
+from massmigration import calling, fields
+from massmigration.keyset import Keyset
+from massmigration.querysets import prepare
 from massmigration.throttling import Passed
+
+MAX_FAILURES = 1000
+MAX_CONSECUTIVE_FAILURES = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,9 @@ class MappedStage(Stage):
     """Mapped over a queryset, by exactly one of `operation` and `operation_batch`."""
 
     get_queryset: Callable[[str], QuerySet[Any]]
+    cursor_field: str | None = None
+    """The unique field, never null, that batches go by; None: the primary key."""
+
     operation: Callable[[Model, str], None] | None = None
     operation_batch: Callable[[QuerySet[Any], str], None] | None = None
 
@@ -53,8 +62,28 @@ class MappedStage(Stage):
     on_error: str = "stop"
     """`stop` at an object that fails, or `continue` with the next."""
 
-    max_failures: int | None = None
+    max_failures: int | None = MAX_FAILURES
     """How many failed objects `continue` bears; None: any number."""
+
+    max_consecutive_failures: int | None = MAX_CONSECUTIVE_FAILURES
+    """How many failed objects in a row, within a shard, `continue` bears; None: any number."""
 
     batch_size: int | None = None
     """Rows in every batch; None: adapts to `MASSMIGRATION_BATCH_DURATION`."""
+
+    catch_up: bool = True
+    """Are there further passes over what the queryset still has, if everything done was seen to leave it?"""
+
+    remaining: Callable[[str], int] | None = None
+    """How many objects still need it: the stage is not over before this is 0."""
+
+    def rows(self, db_alias: str, *, is_quiet: bool = False) -> QuerySet[Any]:
+        """The queryset, fit to be worked through in batches. Raise `BadQuerySet` if it is not."""
+        found = calling.call(self.get_queryset, db_alias)
+        return prepare(found, db_alias, name=self.name, may_leave=not self.atomic, is_quiet=is_quiet)
+
+    def keyset(self, model: type[Model]) -> Keyset:
+        """What batches of `model` go by. Raise `BadMigrationFile` if `cursor_field` will not do."""
+        if self.cursor_field is None:
+            return Keyset.of(model)
+        return Keyset.by(fields.cursor(model, self.cursor_field, name=self.name))

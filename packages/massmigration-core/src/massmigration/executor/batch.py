@@ -15,7 +15,7 @@ from massmigration.exceptions import LostShard
 from massmigration.executor.changes import Writes
 from massmigration.executor.collector import collector_paused
 from massmigration.executor.guards import check_not_spoiled, explained, no_implicit_commit
-from massmigration.executor.outcome import End, Failure, OperationRaised, Outcome, RolledBack, Stopped
+from massmigration.executor.outcome import End, Failure, LookAgain, OperationRaised, Outcome, RolledBack, Stopped
 from massmigration.executor.pace import Pace
 from massmigration.executor.tolerance import Tolerance
 from massmigration.executor.work import Portion, Work
@@ -36,13 +36,18 @@ class Tally:
     last: list[Any] | None
     """Where the cursor stands after it."""
 
-    done: int = 0
+    done: list[Portion] = dataclasses.field(default_factory=list)
     skipped: int = 0
     passed: list[Failure] = dataclasses.field(default_factory=list)
     """The failures that were borne."""
 
     last_failure: Failure | None = None
     """The one that was not."""
+
+    error: str = ""
+    """What ended the run with it."""
+
+    failed_in_a_row: int
 
 
 class AtomicBatch:
@@ -59,7 +64,7 @@ class AtomicBatch:
             return self._at_once(claim)
         except OperationRaised as error:
             raised = error
-        logger.warning("A batch of %s raised %r; going through it object by object.", self._stage.name, raised.error)
+        logger.info("A batch of %s raised %r; going through it object by object.", self._stage.name, raised.error)
         try:
             return self._by_object(claim, raised)
         except OperationRaised as error:
@@ -71,7 +76,7 @@ class AtomicBatch:
         with collector_paused(), self._transaction(claim):
             portion = self._begin(claim)
             skipped = self._guarded(lambda: self._run(portion, claim), claim)
-            return self._end(claim, portion, skipped=portion.skipped + skipped)
+            return self._end(claim, portion, [portion], skipped=portion.skipped + skipped)
 
     @contextlib.contextmanager
     def _transaction(self, claim: Claim) -> Iterator[None]:
@@ -89,23 +94,33 @@ class AtomicBatch:
             if tally.last_failure is not None:
                 return self._fail(claim, tally)
             self._note_replay(claim, raised, tally)
-            return self._end(claim, portion, skipped=portion.skipped + tally.skipped, passed=tally.passed)
+            return self._end(
+                claim,
+                portion,
+                tally.done,
+                skipped=portion.skipped + tally.skipped,
+                passed=tally.passed,
+                failed_in_a_row=tally.failed_in_a_row,
+            )
 
     def _go_through(self, claim: Claim, units: list[Portion], raised: OperationRaised) -> Tally:
         """Each object by itself, up to the first failure that is not borne."""
-        tally = Tally(last=claim.cursor)
+        tally = Tally(last=claim.cursor, failed_in_a_row=claim.failed_in_a_row)
         tolerance = Tolerance(self._stage, claim)
         for unit in units:
             try:
                 tally.skipped += self._unit(claim, unit, raised)
             except OperationRaised as again:
                 failure = Failure(object_pk=unit.object_pk, error=again.error, failed_id=unit.failed_id)
-                if not tolerance.bears(len(tally.passed) + 1):
+                failed, tally.failed_in_a_row = len(tally.passed) + 1, tally.failed_in_a_row + 1
+                if not tolerance.bears(failed, tally.failed_in_a_row):
                     tally.last_failure = failure
+                    tally.error = tolerance.explain(failure, failed, tally.failed_in_a_row)
                     return tally
                 tally.passed.append(failure)
             else:
-                tally.done += 1
+                tally.done.append(unit)
+                tally.failed_in_a_row = 0
             tally.last = unit.last
         return tally
 
@@ -154,12 +169,23 @@ class AtomicBatch:
         try:
             with no_implicit_commit(claim.job.db_alias):
                 return call()
+        except LookAgain:
+            raise
         except Exception as error:
             if is_transient(error):
                 raise
             raise OperationRaised(explained(error)) from error
 
-    def _end(self, claim: Claim, portion: Portion, *, skipped: int, passed: Sequence[Failure] = ()) -> Outcome:
+    def _end(
+        self,
+        claim: Claim,
+        portion: Portion,
+        done: Sequence[Portion],
+        *,
+        skipped: int,
+        passed: Sequence[Failure] = (),
+        failed_in_a_row: int = 0,
+    ) -> Outcome:
         if claim.has_failures:
             failures.resolve(claim.job)
         record_passed(claim, self._work, portion.last, passed)
@@ -169,7 +195,9 @@ class AtomicBatch:
             processed=portion.count - skipped - len(passed),
             skipped=skipped,
             failed=len(passed),
+            failed_in_a_row=failed_in_a_row,
             batch_size=self._pace.adapt(portion.count),
+            has_stayed=self._has_stayed(claim, done),
         )
         ended = self._checkpoint(claim, progress)
         return Outcome(end=End.DONE if portion.is_last else End.MORE, claim=ended)
@@ -183,14 +211,18 @@ class AtomicBatch:
         progress = Progress(
             cursor=tally.last,
             is_done=False,
-            processed=tally.done - tally.skipped,
+            processed=len(tally.done) - tally.skipped,
             skipped=tally.skipped,
             failed=len(tally.passed) + 1,
+            failed_in_a_row=tally.failed_in_a_row,
             batch_size=claim.batch_size,
+            has_stayed=self._has_stayed(claim, tally.done),
         )
         ended = self._checkpoint(claim, progress)
-        error = failures.describe(tally.last_failure.object_pk, tally.last_failure.error)
-        return Outcome(end=End.FAILED, claim=ended, error=error)
+        return Outcome(end=End.FAILED, claim=ended, error=tally.error)
+
+    def _has_stayed(self, claim: Claim, done: Sequence[Portion]) -> bool:
+        return claim.has_stayed or bool(self._guarded(lambda: self._work.still_has(done), claim))
 
     def _checkpoint(self, claim: Claim, progress: Progress) -> Claim:
         try:
@@ -217,7 +249,9 @@ def record_passed(claim: Claim, work: Work, last: list[Any] | None, passed: Sequ
 
 def fail_batch(claim: Claim, error: Exception) -> Outcome:
     """Record a failure that is no single object's, behind the fence; the cursor stays where it is."""
-    progress = Progress(cursor=claim.cursor, is_done=False, failed=1, batch_size=claim.batch_size)
+    progress = Progress(
+        cursor=claim.cursor, is_done=False, failed=1, batch_size=claim.batch_size, has_stayed=claim.has_stayed
+    )
     with engine_transaction(claim.job.db_alias):
         if not shards.begin_batch(claim):
             raise LostShard

@@ -9,11 +9,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from django.core.exceptions import FieldDoesNotExist
 from django.db import DatabaseError, connections, transaction
 from django.db.models import Field, Model
 
-from massmigration.exceptions import BadMigrationFile
+from massmigration.fields import writable
 from massmigration.transient import is_transient
 from massmigration.writers import write
 
@@ -54,8 +53,10 @@ class Writes:
             for fields, members in groups.items()
         )
 
-    def flush_singly(self, db_alias: str, goes_on: Callable[[int], bool]) -> tuple[int, list[tuple[Model, Exception]]]:
-        """Write them one by one, as long as `goes_on` with the number of those that could not be written.
+    def flush_singly(
+        self, db_alias: str, goes_on: Callable[[list[tuple[Model, Exception]]], bool]
+    ) -> tuple[int, list[tuple[Model, Exception]]]:
+        """Write them one by one, as long as `goes_on` with those that could not be written.
 
         Return how many had vanished, and those.
         """
@@ -70,7 +71,7 @@ class Writes:
                 if is_transient(error):
                     raise
                 bad.append((obj, error))
-                if not goes_on(len(bad)):
+                if not goes_on(bad):
                     break
         return vanished, bad
 
@@ -79,7 +80,7 @@ class Changes:
     """The declared `update_fields` of a model."""
 
     def __init__(self, model: type[Model], names: Sequence[str], *, name: str) -> None:
-        self._fields = [_field(model, field_name, name) for field_name in names]
+        self._fields = [writable(model, field_name, name=name) for field_name in names]
         self._attnames = [field.attname for field in self._fields]
         # auto_now and the like set themselves when a row is saved.
         self._self_setting = [field for field in self._fields if type(field).pre_save is not Field.pre_save]
@@ -122,26 +123,3 @@ def _differ(value: Any, before: Any) -> bool:
     # But what equals a text or None, such as a file that was looked at, is written as they are.
     is_plain = before is None or isinstance(before, str)
     return not is_plain and repr(value) != repr(before)
-
-
-def _field(model: type[Model], field_name: str, name: str) -> Field[Any, Any]:
-    label = model._meta.label
-    try:
-        field = model._meta.get_field(field_name)
-    except FieldDoesNotExist:
-        known = ", ".join(sorted(field.name for field in model._meta.concrete_fields))
-        raise BadMigrationFile(
-            f"update_fields of migration {name!r} names {field_name!r}, which {label} does not have; it has: {known}."
-        ) from None
-    if (
-        not isinstance(field, Field)
-        or not field.concrete
-        or field.many_to_many  # concrete, says Django
-        or field.primary_key
-        or getattr(field, "generated", False)
-    ):
-        raise BadMigrationFile(
-            f"update_fields of migration {name!r} names {field_name!r}, which is not a column of {label} that can be "
-            "written: primary keys, generated columns, reverse and many-to-many relations cannot."
-        )
-    return field

@@ -40,6 +40,10 @@ class RolledBack(Exception):
     """The server rolled the transaction back, and the operation did not let us know."""
 
 
+class LookAgain(Exception):
+    """Rows of the batch's range still match, and may have come in meanwhile: it is done again, its keys known."""
+
+
 class OperationRaised(Exception):
     """The user's code raised `error`."""
 

@@ -10,11 +10,10 @@ from django.db import connections
 
 from massmigration.conf import settings
 from massmigration.definitions.stages import MappedStage, Stage
+from massmigration.exceptions import MassMigrationError
 from massmigration.executor.finishing import fail, finish
 from massmigration.executor.transport import Transport
 from massmigration.jobs import Delivery, Job, JobKind
-from massmigration.keyset import Keyset
-from massmigration.querysets import prepare
 from massmigration.recorder import records, shards
 from massmigration.sharding import ONCE, Plan
 from massmigration.signals import announce, migration_started
@@ -38,24 +37,28 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
         except Exception as error:
             if is_transient(error):
                 return Delivery(job=job, delay=settings.LEASE / 4)
-            logger.exception("Migration %s could not be planned.", job.key)
-            fail(job, f"{type(error).__name__}: {error}")
+            fail(job, _told(error), cause=error)
             return None
-        if records.plan(job, plan) and record.started_at is None:
+        if records.plan(job, plan, pass_number=record.pass_number) and record.started_at is None:
             announce(migration_started, job.key, job.db_alias)
     left = shards.undone(job)
     if left:
         jobs = [dataclasses.replace(job, kind=JobKind.SHARD, shard=index) for index in left]
         transport.enqueue_all(jobs, finish=dataclasses.replace(job, kind=JobKind.FINISH))
     else:
-        finish(job, len(stages), transport)
+        finish(job, stages, transport)
     return None
+
+
+def _told(error: Exception) -> str:
+    """What we raise ourselves says all there is to say."""
+    return str(error) if isinstance(error, MassMigrationError) else f"{type(error).__name__}: {error}"
 
 
 def _cut(stage: Stage, db_alias: str, transport: Transport) -> Plan:
     if not isinstance(stage, MappedStage):
         return ONCE
-    queryset = prepare(stage.get_queryset(db_alias), db_alias, name=stage.name, may_leave=not stage.atomic)
+    queryset = stage.rows(db_alias)
     # SQLite has one writer at a time: more shards only wait for each other.
     count = 1 if connections[db_alias].vendor == "sqlite" else settings.SHARDS
-    return transport.split(queryset, Keyset.of(queryset.model), count)
+    return transport.split(queryset, stage.keyset(queryset.model), count)

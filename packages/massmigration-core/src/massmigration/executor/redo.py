@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from massmigration import keys
@@ -43,6 +43,9 @@ class RedoWork(Work):
             unit = units.get(json.dumps(object_pk))
             if unit is not None:
                 yield dataclasses.replace(unit, last=[failed_id], failed_id=failed_id)
+
+    def still_has(self, done: Sequence[Portion]) -> bool:
+        return self._work.still_has(done)
 
     def settle(self, claim: Claim, last: list[Any] | None, failed: Collection[int]) -> None:
         (after,) = claim.after or [0]

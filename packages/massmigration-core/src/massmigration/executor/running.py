@@ -20,6 +20,9 @@ from massmigration.transient import is_transient
 
 logger = logging.getLogger(__name__)
 
+_given_back: set[str] = set()
+"""Attempts whose jobs this process has given back, each of which it tells once."""
+
 
 def run(job: Job, transport: Transport) -> Delivery | None:
     """Work at a job until it is done or interrupted. Return what is to be sent to go on with it."""
@@ -36,10 +39,8 @@ def run(job: Job, transport: Transport) -> Delivery | None:
 def _run(job: Job, transport: Transport) -> Delivery | None:
     try:
         migration = store.get(job.key)
-    except (MigrationNotFound, BadMigrationFile):
-        # Perhaps this worker has not been deployed yet: healing sends the job again, ever more rarely.
-        logger.exception("Dropped a job of migration %s: this worker cannot load it.", job.key)
-        return None
+    except (MigrationNotFound, BadMigrationFile) as error:
+        return _give_back(job, error, transport)
     try:
         stages = migration.get_stages()
         if job.stage >= len(stages):
@@ -55,5 +56,19 @@ def _run(job: Job, transport: Transport) -> Delivery | None:
         return planning.run(job, stages, transport)
     if job.kind is JobKind.SHARD:
         return shard_job.run(job, stages, transport)
-    finish(job, len(stages), transport)
+    finish(job, stages, transport)
     return None
+
+
+def _give_back(job: Job, error: MassMigrationError, transport: Transport) -> Delivery | None:
+    """Perhaps this worker has not been deployed yet: the job goes back, if the database knows of its run.
+
+    Where the queue cannot hold it back meanwhile, healing sends it again.
+    """
+    if not records.is_active(job):
+        logger.error("Dropped a job of migration %r, of which database %r knows no run.", job.key, job.db_alias)
+        return None
+    if job.attempt_id not in _given_back:
+        _given_back.add(job.attempt_id)
+        logger.error("This worker cannot work at migration %r; its jobs go back to the queue. %s", job.key, error)
+    return Delivery(job=job, delay=settings.LEASE / 4) if transport.supports_delay else None

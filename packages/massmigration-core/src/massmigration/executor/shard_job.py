@@ -21,8 +21,9 @@ from massmigration.exceptions import IdleLimitExceeded, LostShard
 from massmigration.executor.batch import AtomicBatch, fail_batch
 from massmigration.executor.finishing import fail, finish
 from massmigration.executor.kinds import work_of
-from massmigration.executor.outcome import End, OperationRaised, Outcome, RolledBack, Stopped
+from massmigration.executor.outcome import End, LookAgain, OperationRaised, Outcome, RolledBack, Stopped
 from massmigration.executor.pace import Pace
+from massmigration.executor.stealing import steal
 from massmigration.executor.stepwise import StepwiseBatch
 from massmigration.executor.telling import ProgressTeller
 from massmigration.executor.throttle import SHORT, Throttle, sleep
@@ -46,15 +47,20 @@ MAX_BACK_OFF = 2.0
 
 
 def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | None:
-    """Claim the shard and work at it. Return the continuation, if there is one."""
+    """Claim the shard and work at it, then at parts of others'. Return the continuation, if there is one."""
+    deadline = time.monotonic() + transport.job_duration().total_seconds()
+    claim = shards.claim(job, worker_name())
     while True:
-        claim = shards.claim(job, worker_name())
         if claim is None:
-            return _lost_claim(job, len(stages), transport)
-        outcome = _work(claim, stages[job.stage], transport)
+            return _lost_claim(job, stages, transport)
+        job = claim.job
+        outcome = _work(claim, stages[job.stage], transport, deadline)
         if outcome.end is End.DONE:
-            finish(job, len(stages), transport)
-            return None
+            claim = steal(job, stages[job.stage], transport, worker_name())
+            if claim is None:
+                finish(job, stages, transport)
+                return None
+            continue
         if outcome.end is End.FAILED:
             fail(job, outcome.error)
         delay = settings.LEASE / 4 if outcome.end is End.BUSY else outcome.wait
@@ -66,6 +72,7 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
             return None
         if outcome.end is not End.STOPPED:
             return Delivery(job=job, delay=delay)
+        claim = shards.claim(job, worker_name())
 
 
 def worker_name() -> str:
@@ -73,21 +80,20 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{threading.current_thread().name}"[:255]
 
 
-def _lost_claim(job: Job, stage_count: int, transport: Transport) -> Delivery | None:
+def _lost_claim(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | None:
     """Another worker has the shard: deliver again later, for this message may be the only one left when it dies."""
     standing = shards.standing(job)
     if not standing.is_running:
         return None
     if standing.is_done:
-        finish(job, stage_count, transport)
+        finish(job, stages, transport)
         return None
     return Delivery(job=job, delay=max(settings.LEASE / 4, standing.lease_left))
 
 
-def _work(claim: Claim, stage: Stage, transport: Transport) -> Outcome:
+def _work(claim: Claim, stage: Stage, transport: Transport, deadline: float) -> Outcome:
     """Batch after batch until the shard is done or the job has to end."""
     job = claim.job
-    deadline = time.monotonic() + transport.job_duration().total_seconds()
     try:
         pace = _pace(claim, stage)
         batch = _Batches(stage, pace)
@@ -159,6 +165,8 @@ def _persistently(run_batch: Callable[[Claim], Outcome], claim: Claim, idle_limi
             return Outcome(end=End.STOPPED, claim=claim)
         except LostShard:
             logger.info("Lost shard %s of migration %s.", claim.job.shard, claim.job.key)
+        except LookAgain:
+            logger.info("Rows came in while a batch of %s ran; doing it again.", claim.job.key)
         except RolledBack:
             logger.warning("The server rolled a batch of %s back unnoticed; trying it again.", claim.job.key)
         except (DatabaseError, InterfaceError) as error:

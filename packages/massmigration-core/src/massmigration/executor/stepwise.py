@@ -42,8 +42,18 @@ class Steps:
     failure: Failure | None = None
     """The one that was not borne; the cursor stands before it."""
 
+    error: str = ""
+    """What ended the run with it."""
+
     is_whole: bool = True
     """False: the rest is for the next batch, although nothing failed."""
+
+    def failed_in_a_row(self, before: int) -> int:
+        """How many of the last ones failed, after `before` that did before the first."""
+        for count, place in enumerate(reversed(range(len(self.gone)))):
+            if place not in self.borne:
+                return count
+        return before + len(self.gone)
 
 
 class StepwiseBatch:
@@ -85,7 +95,8 @@ class StepwiseBatch:
             if is_transient(error):
                 raise
             failure = Failure(object_pk=None, error=error)
-            return Steps(portion=Portion(last=None, count=0), gone=[], borne={}, failure=failure)
+            described = failures.describe(None, error)
+            return Steps(portion=Portion(last=None, count=0), gone=[], borne={}, failure=failure, error=described)
         tolerance = Tolerance(self._stage, claim)
         steps = Steps(portion=portion, gone=[], borne={})
         for unit in self._work.units(portion) if portion.objects else [portion]:
@@ -95,8 +106,11 @@ class StepwiseBatch:
                 if is_transient(error):
                     return self._interrupted(claim, steps, error)
                 failure = Failure(object_pk=unit.object_pk, error=error, failed_id=unit.failed_id)
-                if unit.object_pk is None or not tolerance.bears(len(steps.borne) + 1):
-                    return dataclasses.replace(steps, failure=failure)
+                failed, in_a_row = len(steps.borne) + 1, steps.failed_in_a_row(claim.failed_in_a_row) + 1
+                if unit.object_pk is None or not tolerance.bears(failed, in_a_row):
+                    return dataclasses.replace(
+                        steps, failure=failure, error=tolerance.explain(failure, failed, in_a_row)
+                    )
                 steps.borne[len(steps.gone)] = failure
             steps.gone.append(unit)
         return steps
@@ -116,9 +130,9 @@ class StepwiseBatch:
                 if singly:
                     tolerance = Tolerance(self._stage, claim)
                     skipped, bad = writes.flush_singly(
-                        claim.job.db_alias, lambda failed: tolerance.bears(failed + len(steps.borne))
+                        claim.job.db_alias, lambda bad: _without(bad, steps, tolerance, claim).failure is None
                     )
-                    steps = _without(bad, steps, tolerance)
+                    steps = _without(bad, steps, tolerance, claim)
                 else:
                     skipped = writes.flush(claim.job.db_alias)
                 return self._end(claim, steps, skipped)
@@ -137,7 +151,9 @@ class StepwiseBatch:
             processed=sum(unit.count for unit in steps.gone) - len(steps.borne) - skipped,
             skipped=skipped + (portion.skipped if is_whole else 0),
             failed=len(steps.borne) + (0 if failure is None else 1),
+            failed_in_a_row=steps.failed_in_a_row(claim.failed_in_a_row) + (0 if failure is None else 1),
             batch_size=self._pace.adapt(portion.count),
+            has_stayed=claim.has_stayed or self._work.still_has(_done(steps)),
         )
         ended = shards.end_batch(claim, progress)
         if ended is None:
@@ -147,12 +163,15 @@ class StepwiseBatch:
         record_passed(claim, self._work, last, list(steps.borne.values()))
         if failure is not None:
             failures.add(claim.job, failure.object_pk, failure.error, was_passed=False)
-            error = failures.describe(failure.object_pk, failure.error)
-            return Outcome(end=End.FAILED, claim=ended, error=error)
+            return Outcome(end=End.FAILED, claim=ended, error=steps.error)
         return Outcome(end=End.DONE if progress.is_done else End.MORE, claim=ended)
 
 
-def _without(bad: list[tuple[Model, Exception]], steps: Steps, tolerance: Tolerance) -> Steps:
+def _done(steps: Steps) -> list[Portion]:
+    return [unit for place, unit in enumerate(steps.gone) if place not in steps.borne]
+
+
+def _without(bad: list[tuple[Model, Exception]], steps: Steps, tolerance: Tolerance, claim: Claim) -> Steps:
     """The steps, with the objects that could not be written among the failures."""
     places = {id(unit.objects[0]): place for place, unit in enumerate(steps.gone) if unit.objects}
     borne = dict(steps.borne)
@@ -160,9 +179,14 @@ def _without(bad: list[tuple[Model, Exception]], steps: Steps, tolerance: Tolera
         place = places[id(obj)]
         unit = steps.gone[place]
         failure = Failure(object_pk=unit.object_pk, error=error, failed_id=unit.failed_id)
-        if not tolerance.bears(len(borne) + 1):
-            before = {index: earlier for index, earlier in borne.items() if index < place}
-            return Steps(portion=steps.portion, gone=steps.gone[:place], borne=before, failure=failure)
+        before = Steps(
+            portion=steps.portion,
+            gone=steps.gone[:place],
+            borne={index: earlier for index, earlier in borne.items() if index < place},
+        )
+        failed, in_a_row = len(borne) + 1, before.failed_in_a_row(claim.failed_in_a_row) + 1
+        if not tolerance.bears(failed, in_a_row):
+            return dataclasses.replace(before, failure=failure, error=tolerance.explain(failure, failed, in_a_row))
         borne[place] = failure
     return dataclasses.replace(steps, borne=borne)
 

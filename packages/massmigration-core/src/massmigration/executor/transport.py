@@ -16,6 +16,8 @@ from massmigration.sharding import Plan
 class Transport(Protocol):
     """A backend, as seen from below."""
 
+    supports_delay: bool
+
     def enqueue(self, job: Job, *, delay: dt.timedelta | None = None) -> None:
         """Send one job."""
 

@@ -25,6 +25,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}".replace(",", " ")
 
 
+def counted(count: int, noun: str) -> str:
+    """With its noun: `1 row`, `2 rows`."""
+    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """In the two units that matter: `3 s`, `2 min 5 s`, `1 h 12 min`."""
     whole = round(seconds)

@@ -8,6 +8,7 @@ from django.apps import apps
 from django.core.management.base import CommandError
 
 from massmigration.definitions.base import BaseMigration
+from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import FOLDER, store
 
 EXIT_UNKNOWN_APP = 2
@@ -16,19 +17,17 @@ EXIT_UNKNOWN_APP = 2
 def choose(app_label: str | None, name: str | None) -> tuple[Sequence[BaseMigration], bool]:
     """The migrations in the order of their dependencies, and whether a single one was named.
 
-    `app_label` may be a key, `app_label:name`; `name` may be the beginning of one. Files that cannot be used
-    are refused when they are among the migrations meant.
+    `app_label` may be a key, `app_label:name`; `name` may be the beginning of one. A file that cannot be used
+    is refused when it is named, and left out otherwise: see `broken`.
     """
     if app_label is None:
-        _refuse_broken("")
         return store.all, False
     app_label, name = _parts(app_label, name)
     check_app(app_label)
     if name is not None:
         return [store.get(_match(app_label, name, [*store.by_key, *store.errors]))], True
-    _refuse_broken(f"{app_label}:")
     chosen = store.of_app(app_label)
-    if not chosen:
+    if not chosen and not broken(app_label):
         raise CommandError(f"App {app_label!r} has no mass migrations: found no files in its {FOLDER} folder.")
     return chosen, False
 
@@ -48,7 +47,14 @@ def check_app(app_label: str) -> None:
     try:
         apps.get_app_config(app_label)
     except LookupError as error:
-        raise CommandError(str(error.args[0]), returncode=EXIT_UNKNOWN_APP) from None
+        hint = ""
+        if app_label[:1].isdigit():
+            having = sorted(
+                {key.partition(":")[0] for key in store.by_key if key.partition(":")[2].startswith(app_label)}
+            )
+            apps_meant = ", ".join(f"{each} {app_label}" for each in having) or f"APP {app_label}"
+            hint = f" A migration's name comes after its app: {apps_meant}."
+        raise CommandError(f"{error.args[0]}{hint}", returncode=EXIT_UNKNOWN_APP) from None
 
 
 def _parts(app_label: str, name: str | None) -> tuple[str, str | None]:
@@ -71,8 +77,8 @@ def _match(app_label: str, name: str, keys: Collection[str]) -> str:
     return f"{app_label}:{found[0]}"
 
 
-def _refuse_broken(prefix: str) -> None:
+def broken(app_label: str | None) -> dict[str, BadMigrationFile]:
+    """Why files cannot be used, by key: those of an app, or of all."""
     store.by_key  # noqa: B018  # reads the files, and finds the errors
-    for key, error in sorted(store.errors.items()):
-        if key.startswith(prefix):
-            raise error
+    app_label = app_label and app_label.partition(":")[0]
+    return {key: error for key, error in sorted(store.errors.items()) if app_label in (None, key.partition(":")[0])}

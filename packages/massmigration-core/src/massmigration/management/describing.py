@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from massmigration.clock import DatabaseNow
-from massmigration.management.bar import duration, number
+from massmigration.management.bar import counted, duration, number
 from massmigration.management.showing import line
 from massmigration.models import Event, FailedObject, ShardRecord
 from massmigration.overview import Entry
@@ -32,24 +32,25 @@ def describe(entry: Entry) -> Iterator[str]:
 
 def _shards(entry: Entry) -> Iterator[str]:
     stage = entry.reading.stage if entry.reading else 0
+    is_active = bool(entry.reading and entry.reading.is_active)
     shards = ShardRecord.objects.using(entry.db_alias).filter(record_id=entry.key, stage=stage)
     found = list(shards.defer("cursor", "lower", "upper").annotate(now=DatabaseNow()).order_by("is_done", "index"))
     if not found:
         return
     yield f"shards: {number(sum(shard.is_done for shard in found))} of {number(len(found))} done"
     for shard in found[:MAX_SHARDS]:
-        yield f"    {shard.index}{' (failed objects)' if shard.is_redo else ''}: {_shard(shard)}"
+        yield f"    {shard.index}{' (failed objects)' if shard.is_redo else ''}: {_shard(shard, is_active=is_active)}"
     if len(found) > MAX_SHARDS:
         yield f"    and {number(len(found) - MAX_SHARDS)} more"
 
 
-def _shard(shard: Any) -> str:
+def _shard(shard: Any, *, is_active: bool) -> str:
     """What it has done, and who is at it."""
-    counts = f"{number(shard.processed)} rows" + (f", {number(shard.skipped)} vanished" if shard.skipped else "")
+    counts = counted(shard.processed, "row") + (f", {number(shard.skipped)} vanished" if shard.skipped else "")
     if shard.is_done:
         return f"{counts}, done"
     if not shard.lease_until or shard.lease_until <= shard.now:
-        return f"{counts}, waits for a worker"
+        return f"{counts}, waits for a worker" if is_active else f"{counts}, not done"
     return (
         f"{counts}, held by {shard.worker}, heard of {duration((shard.now - shard.heartbeat_at).total_seconds())} ago"
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-MODES = ("plan", "check", "fake", "dry_run", "retry_failed", "recover")
+MODES = ("plan", "check", "fake", "dry_run", "retry_failed", "recover", "verify")
 """What the command does instead of its usual work: one of them, or `--plan` with `--check`."""
 
-RUNLESS = ("plan", "check", "fake", "dry_run")
+RUNLESS = ("plan", "check", "fake", "dry_run", "verify")
 """Those that run nothing, so that it cannot be said how."""
 
 

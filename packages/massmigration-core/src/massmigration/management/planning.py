@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
-from django.db import connections
+from django.db import DatabaseError, connections
 
-from massmigration import estimates
+from massmigration import estimates, progress
 from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import MappedStage
-from massmigration.management.bar import number
+from massmigration.management.bar import counted, duration, number
 from massmigration.management.showing import facts
 from massmigration.overview import Entry
-from massmigration.querysets import prepare
 from massmigration.states import Status
 
 _WHAT = {
@@ -38,8 +38,12 @@ def line(
     what = _WHAT[entry.status]
     if entry.status is Status.CANCELLED and not is_named:
         what = "cancelled; would be skipped, name it to run it"
-    is_estimated = with_estimate and entry.status is None
-    rows = [_rows(migration, entry.db_alias)] if is_estimated else facts(entry)
+    rows = facts(entry)
+    if with_estimate and entry.status is None:
+        text, count = _rows(migration, entry.db_alias)
+        rows = [text, _time(migration, entry.db_alias, count)]
+    elif with_estimate and entry.reading and entry.reading.total is not None:
+        rows.append(_time(migration, entry.db_alias, entry.reading.total - entry.reading.done))
     needed = [f"{app_label}:{name}" for app_label, name in migration.dependencies]
     missing = [key for key in needed if not _is_applied(entries.get(key)) and key not in known]
     waits = f"needs {', '.join(missing)}, which would not be run before it" if missing else ""
@@ -56,18 +60,34 @@ def _is_applied(entry: Entry | None) -> bool:
     return entry is not None and entry.status is Status.APPLIED
 
 
-def _rows(migration: BaseMigration, db_alias: str) -> str:
-    """How many rows the first stage has, where that is cheap to know."""
+def _rows(migration: BaseMigration, db_alias: str) -> tuple[str, int | None]:
+    """How many rows the first stage has, where that is cheap to know: as text, and as a number."""
     try:
         stage = migration.get_stages()[0]
         if not isinstance(stage, MappedStage):
-            return ""
-        queryset = prepare(stage.get_queryset(db_alias), db_alias, name=stage.name, may_leave=not stage.atomic)
+            return "", None
+        queryset = stage.rows(db_alias, is_quiet=True)
         if not estimates.is_huge(queryset):
-            return f"{number(queryset.order_by().count())} rows"
+            count = queryset.order_by().count()
+            return counted(count, "row"), count
         is_filtered = bool(queryset.query.where) or queryset.query.distinct
         if is_filtered and connections[queryset.db].vendor != "postgresql":
-            return "many rows"
-        return f"~{number(estimates.estimate(queryset))} rows"
+            return "many rows", None
+        count = estimates.estimate(queryset)
+        return f"~{number(count)} rows", count
     except Exception as error:  # the querysets are the users' code, and their tables may not be there yet
-        return f"rows unknown ({type(error).__name__}: {str(error).strip()})"
+        return f"rows unknown ({type(error).__name__}: {str(error).strip()})", None
+
+
+def _time(migration: BaseMigration, db_alias: str, count: int | None) -> str:
+    """How long so many rows take at the rate last seen, on this database or else on another; empty without one."""
+    if not count or count < 0:
+        return ""
+    others = [alias for alias in migration.get_allowed_db_aliases() if alias != db_alias]
+    for alias in (db_alias, *others):
+        with contextlib.suppress(DatabaseError):  # others may be out of reach, or have no records
+            rate = progress.last_rate(migration.key, alias)
+            if rate:
+                where = "" if alias == db_alias else f" as on {alias!r}"
+                return f"about {duration(count / rate)} at {number(rate)} rows/s{where}"
+    return ""

@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from massmigration import api, progress
 from massmigration.definitions.base import BaseMigration
 from massmigration.exceptions import AlreadyLaunched, DependencyNotApplied, InvalidTransition
-from massmigration.management.bar import Bar, duration, number
+from massmigration.management.bar import Bar, counted, duration, number
 from massmigration.management.foreground import Foreground, ends_with_process, in_this_process
 from massmigration.management.interrupts import EXIT_RESUMABLE, Interrupts
 from massmigration.management.processes import Processes
@@ -23,6 +23,8 @@ from massmigration.states import Status
 from massmigration.transient import is_transient
 
 EXIT_FAILED_OBJECTS = 3
+
+_WAS = {Status.PAUSED: "was paused", Status.FAILED: "had failed", Status.CANCELLED: "was cancelled"}
 
 FIRST_WAIT = 0.05
 LONGEST_WAIT = 0.5
@@ -63,6 +65,7 @@ class Run:
         self._bar = bar
         self._interrupts = interrupts
         self._tell = tell
+        self._has_joined = False
         self._is_foreground = options.is_local or ends_with_process(migration)
         self._was_seen = False
         self._foreground: Foreground | None = None
@@ -84,9 +87,12 @@ class Run:
                     raise
                 self._bar.note(f"{error} Run this command again when it is.")
                 return
+            unsent = api.not_sent(self._key, self._db_alias)
             if self._options.is_detached:
-                self._tell(f"{self._key} launched; it runs in the workers of its backend.")
+                self._tell(unsent or f"{self._key} launched; it runs in the workers of its backend.")
                 return
+            if unsent:
+                self._bar.note(unsent)
             self._follow(before)
 
     def _check_foreground(self) -> None:
@@ -120,10 +126,12 @@ class Run:
             self._bar.note(f"{self._key} was cancelled and is skipped; name it to run it.")
             return False
         if reading is not None and reading.is_active:
-            self._bar.note(f"{self._key} is {reading.status.value} already; watching it.")
+            what = "working at it, too" if self._is_foreground and reading.is_managed else "watching it"
+            self._bar.note(f"{self._key} is {reading.status.value} already; {what}.")
+            self._has_joined = True
             return True
         if reading is not None:
-            self._bar.note(f"{self._key} was {reading.status.value}; it goes on where it stopped.")
+            self._bar.note(f"{self._key} {_WAS[reading.status]}; it goes on where it stopped.")
         verb = {None: api.launch, Status.PAUSED: api.resume}.get(status, api.retry)
         verb(self._key, self._db_alias)
         return True
@@ -192,7 +200,7 @@ class Run:
             time.sleep(seconds)
 
     def _interrupt(self, reading: Reading | None) -> Reading:
-        """Pause what runs here; only stop watching what runs elsewhere."""
+        """Pause what was begun here; only leave what was begun elsewhere."""
         if not self._foreground or (reading is not None and not reading.is_managed):
             self._bar.note(f"{self._key} is no longer watched; it goes on. Watch it again: {self._command()}")
             raise SystemExit(self._interrupts.exit_code)
@@ -200,14 +208,21 @@ class Run:
         self._foreground.stop()
         if self._processes:
             self._processes.stop()
-        is_paused = False
+        is_paused = self._has_joined
         while not (self._have_stopped(self._foreground) and is_paused):
             is_paused = is_paused or self._pause()
         while (last := self._look()) is None:
             time.sleep(LONGEST_WAIT)
+        if self._has_joined and last.is_active:
+            pause = self._command("massmigration pause")
+            self._bar.note(
+                f"{self._key} is no longer worked at here. It was begun elsewhere and is not paused: whoever else "
+                f"works at it goes on. Work at it again: {self._command()}; pause it: {pause}"
+            )
+            raise SystemExit(self._interrupts.exit_code)
         if last.status is not Status.PAUSED:  # it has ended in the meantime
             return last
-        self._bar.note(f"{self._key} is paused after {number(last.done)} rows. Go on: {self._command()}")
+        self._bar.note(f"{self._key} is paused after {counted(last.done, 'row')}. Go on: {self._command()}")
         raise SystemExit(self._interrupts.exit_code)
 
     def _have_stopped(self, foreground: Foreground) -> bool:
@@ -226,13 +241,13 @@ class Run:
             return False
         return True
 
-    def _command(self) -> str:
+    def _command(self, verb: str = "massmigrate") -> str:
         app_label, _, name = self._key.partition(":")
-        return f"manage.py massmigrate {app_label} {name} --database {self._db_alias}"
+        return f"manage.py {verb} {app_label} {name} --database {self._db_alias}"
 
     def _report(self, last: Reading, before: Reading | None, seconds: float) -> None:
         if last.status is Status.APPLIED:
-            rows = "" if last.is_once and not last.processed else f": {number(last.processed)} rows"
+            rows = "" if last.is_once and not last.processed else f": {counted(last.processed, 'row')}"
             if rows and before is not None:
                 rows += f", the last {number(last.processed - before.processed)} of them"
             self._tell(f"{self._key} applied{rows} in {duration(seconds)}")

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 from pathlib import Path
 
 from django.apps import AppConfig
 from django.core.management.base import CommandError
+from django.db import connections
 from django.template import Context, Engine, TemplateSyntaxError
 
 from massmigration.loader import FOLDER, is_valid_name, store
+from massmigration.models import MigrationRecord
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "massmigration" / "migration_templates"
-KINDS = ("simple", "mapper", "custom")
+KINDS = ("mapper", "simple", "custom", "operations")
 """The templates that come with the package."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A file that is to be written."""
+
+    path: Path
+    source: str
 
 
 def create(config: AppConfig, name: str, template: str) -> Path:
     """Write the app's next migration, depending on its last one, and return where. Never overwrite a file."""
+    made = draft(config, name, template)
+    made.path.parent.mkdir(exist_ok=True)
+    (made.path.parent / "__init__.py").touch()
+    try:
+        with made.path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(made.source)
+    except FileExistsError:
+        raise CommandError(f"{made.path} exists already; nothing was written.") from None
+    store.reset()
+    return made.path
+
+
+def draft(config: AppConfig, name: str, template: str) -> Draft:
+    """What `create` would write."""
     text = _template_text(template)
     _check_name(name)
     folder = Path(config.path) / FOLDER
@@ -25,22 +51,24 @@ def create(config: AppConfig, name: str, template: str) -> Path:
         raise CommandError(f"{folder} is not a folder; move it away.")
     existing = sorted(_existing(folder), key=lambda each: (_number(each), each))
     _check_new(name, existing, folder)
-    stem = f"{_number(existing[-1]) + 1 if existing else 1:04d}_{name}"
+    last = max(map(_number, [*existing, *_recorded(config.label)]), default=0)
+    stem = f"{last + 1:04d}_{name}"
     source = _render(text, config.label, stem, existing[-1] if existing else None)
-    path = folder / f"{stem}.py"
-    folder.mkdir(exist_ok=True)
-    (folder / "__init__.py").touch()
-    try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(source)
-    except FileExistsError:
-        raise CommandError(f"{path} exists already; nothing was written.") from None
-    store.reset()
-    return path
+    return Draft(path=folder / f"{stem}.py", source=source)
 
 
 def _existing(folder: Path) -> list[str]:
     return [path.stem for path in folder.glob("*.py") if is_valid_name(path.stem)]
+
+
+def _recorded(app_label: str) -> list[str]:
+    """The names of the app's migrations that have records, where a database can be asked. Files may be deleted."""
+    found: list[str] = []
+    for db_alias in connections:
+        with contextlib.suppress(Exception):  # none is needed to write a file
+            records = MigrationRecord.objects.using(db_alias).filter(key__startswith=f"{app_label}:")
+            found += [key.partition(":")[2] for key in records.values_list("key", flat=True)]
+    return [name for name in found if is_valid_name(name)]
 
 
 def _number(stem: str) -> int:

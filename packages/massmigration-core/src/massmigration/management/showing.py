@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+from django.db import DEFAULT_DB_ALIAS
+
 from massmigration.management.bar import duration, number
 from massmigration.overview import Entry
 from massmigration.progress import Reading
@@ -64,21 +66,39 @@ def progress(reading: Reading) -> list[str]:
 
 def facts(entry: Entry) -> list[str]:
     """How far it is, unless it is applied or was never launched; of one that failed, why."""
-    reading = entry.reading
-    if reading is None or reading.status is Status.APPLIED:
+    return facts_of(entry.reading, entry.rate, entry.seconds_left) if entry.reading else []
+
+
+def facts_of(reading: Reading, rate: float | None = None, seconds_left: float | None = None) -> list[str]:
+    """The same of a reading."""
+    if reading.status is Status.APPLIED:
         return []
     found = ["queued"] if reading.status is Status.QUEUED else []
     found += progress(reading)
-    found += [f"{number(entry.rate)} rows/s"] if entry.rate is not None else []
-    found += [f"{duration(entry.seconds_left)} left"] if entry.seconds_left is not None else []
+    found += [f"{number(rate)} rows/s"] if rate is not None else []
+    found += [f"{duration(seconds_left)} left"] if seconds_left is not None else []
     return [*found, reading.last_error] if reading.status is Status.FAILED else found
+
+
+def more(entry: Entry) -> str:
+    """Where the operator finds more about one that failed; empty for others."""
+    if entry.status is not Status.FAILED:
+        return ""
+    app_label, _, name = entry.key.partition(":")
+    database = "" if entry.db_alias == DEFAULT_DB_ALIAS else f" --database {entry.db_alias}"
+    return f"manage.py massmigration status {app_label} {name}{database}"
 
 
 def _troubles(entry: Entry) -> list[str]:
     found = ["its file is gone"] if entry.is_file_gone else []
     found += [entry.file_error] if entry.file_error else []
     found += [] if entry.is_allowed else [f"not for database {entry.db_alias!r}"]
-    return [*found, "its file has changed since it was launched"] if _has_code_changed(entry) else found
+    return [*found, "its file has changed since it was launched"] if _is_change_of_matter(entry) else found
+
+
+def _is_change_of_matter(entry: Entry) -> bool:
+    """What is applied stays so, whatever becomes of its file."""
+    return _has_code_changed(entry) and entry.status is not Status.APPLIED
 
 
 def _has_code_changed(entry: Entry) -> bool:

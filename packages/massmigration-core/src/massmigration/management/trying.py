@@ -25,6 +25,8 @@ def report(key: str, db_alias: str, found: DryRun) -> Iterator[str]:
         yield f"{number(failed)} of {objects} failed."
     if found.mails:
         yield f"{number(found.mails)} {'mail was' if found.mails == 1 else 'mails were'} held back."
+    for line in found.sends:
+        yield f"Held back: {line}"
     if found.rate and found.estimate is not None and any(tried.object_pk for tried in found.objects):
         about = "about " if found.is_total_estimated else ""
         yield (

@@ -23,6 +23,10 @@ class Migration(migrations.Migration):
                 ("attempt_id", models.UUIDField(null=True)),
                 ("at", models.DateTimeField()),
                 ("actor", models.CharField(blank=True, max_length=255)),
+                (
+                    "source",
+                    models.CharField(blank=True, help_text="page, command or code; empty: a worker.", max_length=16),
+                ),
                 ("verb", models.CharField(max_length=32)),
                 ("from_status", models.CharField(blank=True, max_length=16)),
                 ("to_status", models.CharField(blank=True, max_length=16)),
@@ -65,6 +69,23 @@ class Migration(migrations.Migration):
                 (
                     "is_planned",
                     models.BooleanField(default=False, help_text="The present stage has been cut into shards."),
+                ),
+                (
+                    "pass_number",
+                    models.PositiveIntegerField(
+                        default=0,
+                        help_text="The present pass over the stage's queryset; from 1 for what was left.",
+                    ),
+                ),
+                (
+                    "left",
+                    models.PositiveBigIntegerField(help_text="The fewest objects that a pass has left.", null=True),
+                ),
+                (
+                    "stalls",
+                    models.PositiveSmallIntegerField(
+                        default=0, help_text="How many passes have left no fewer than that."
+                    ),
                 ),
                 (
                     "is_managed",
@@ -119,8 +140,12 @@ class Migration(migrations.Migration):
                 "verbose_name": "mass migration",
                 "ordering": ("key",),
                 "permissions": (
-                    ("run_migrationrecord", "Can launch, retry, restart, fake and forget mass migrations"),
-                    ("control_migrationrecord", "Can pause, resume and cancel mass migrations"),
+                    (
+                        "run_migrationrecord",
+                        "Can launch, retry, restart and fake mass migrations, and resolve failed objects",
+                    ),
+                    ("control_migrationrecord", "Can pause, resume, cancel and heal mass migrations"),
+                    ("forget_migrationrecord", "Can forget mass migrations"),
                 ),
             },
         ),
@@ -146,6 +171,14 @@ class Migration(migrations.Migration):
                 ("failed_at", models.DateTimeField()),
                 ("resolved_at", models.DateTimeField(null=True)),
                 (
+                    "resolution",
+                    models.TextField(blank=True, help_text="Why an operator said that it need not be done again."),
+                ),
+                (
+                    "is_left_out",
+                    models.BooleanField(default=False, help_text="The present attempt does not do it again."),
+                ),
+                (
                     "record",
                     models.ForeignKey(
                         db_constraint=False,
@@ -157,7 +190,10 @@ class Migration(migrations.Migration):
             ],
             options={
                 "ordering": ("pk",),
-                "indexes": [models.Index(fields=["record", "stage", "shard"], name="massmigration_failed")],
+                "indexes": [
+                    models.Index(fields=["record", "stage", "shard"], name="massmigration_failed"),
+                    models.Index(fields=["record", "resolved_at", "fingerprint"], name="massmigration_failed_groups"),
+                ],
             },
         ),
         migrations.CreateModel(
@@ -190,6 +226,10 @@ class Migration(migrations.Migration):
                 ),
                 ("failed", models.PositiveBigIntegerField(default=0)),
                 (
+                    "failed_in_a_row",
+                    models.PositiveIntegerField(default=0, help_text="Objects that failed since one did not."),
+                ),
+                (
                     "batch_size",
                     models.PositiveIntegerField(default=0, help_text="Rows in the next batch; 0: not yet measured."),
                 ),
@@ -198,6 +238,13 @@ class Migration(migrations.Migration):
                     "is_redo",
                     models.BooleanField(
                         default=False, help_text="Its range is one of failed objects, by their own id."
+                    ),
+                ),
+                (
+                    "has_stayed",
+                    models.BooleanField(
+                        default=False,
+                        help_text="An object that was done still matched the queryset: no further pass is made.",
                     ),
                 ),
                 (

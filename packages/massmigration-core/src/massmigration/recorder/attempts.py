@@ -12,14 +12,14 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from django.db import DatabaseError
-from django.db.models import F, Max
+from django.db.models import F, Max, Q
 
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings
-from massmigration.exceptions import BatchInFlight, InvalidTransition
+from massmigration.exceptions import BatchInFlight, CannotResolve, InvalidTransition
 from massmigration.jobs import Job, JobKind
 from massmigration.models import FailedObject, MigrationRecord, ShardRecord
-from massmigration.recorder import events, failures, records
+from massmigration.recorder import events, failures, records, resolving
 from massmigration.states import FINAL, Status
 from massmigration.transactions import engine_transaction
 from massmigration.transient import is_transient
@@ -29,18 +29,30 @@ FAKED = frozenset({Status.PAUSED, Status.FAILED, Status.CANCELLED})
 FORGOTTEN = FINAL | {Status.PAUSED}
 
 
-def retry(db_alias: str, key: str, *, actor: str, source_hash: str = "") -> MigrationRecord:
+def retry(db_alias: str, key: str, *, actor: str, source_hash: str = "", choice: Q | None = None) -> MigrationRecord:
     """Begin a new attempt from the cursors of the last, and return the record as it is now.
 
+    `choice`: of the failed objects that cursors have passed, do only these again.
     Raise `InvalidTransition` unless it has failed or was cancelled, `BatchInFlight` when a batch of the
     old attempt takes longer than `MASSMIGRATION_LOCK_WAIT` to end. The same holds for the others below.
     """
     old = records.require(db_alias, key, "retry", RETRIED)
     target = Status.RUNNING if old.is_planned else Status.QUEUED
-    with _replacing(old, db_alias, "retry", target, actor=actor, **_begun(actor, source_hash)):
+    detail = "" if choice is None else _counted(db_alias, key, choice)
+    with _replacing(old, db_alias, "retry", target, actor=actor, detail=detail, **_begun(actor, source_hash)):
+        resolving.leave_out(db_alias, key, choice)
         new = MigrationRecord.objects.using(db_alias).get(key=key)
         _add_redo_shard(db_alias, new)
     return new
+
+
+def _counted(db_alias: str, key: str, choice: Q) -> str:
+    count = resolving.unresolved(db_alias, key).filter(choice).count()
+    if not count:
+        raise CannotResolve(
+            f"None of these failed objects of migration {key!r} on database {db_alias!r} is unresolved any more."
+        )
+    return f"{count} failed object{'s' if count > 1 else ''}"
 
 
 def _add_redo_shard(db_alias: str, record: MigrationRecord) -> None:
@@ -48,10 +60,11 @@ def _add_redo_shard(db_alias: str, record: MigrationRecord) -> None:
     job = Job(
         kind=JobKind.SHARD, key=record.key, db_alias=db_alias, attempt_id=str(record.attempt_id), stage=record.stage
     )
+    shards = ShardRecord.objects.using(db_alias).filter(record_id=record.key, stage=record.stage)
+    shards.filter(is_redo=True, is_done=False).update(is_done=True)  # the new one has what is left of it, too
     last = failures.last_passed(job)
     if last is None:
         return
-    shards = ShardRecord.objects.using(db_alias).filter(record_id=record.key, stage=record.stage)
     index = shards.aggregate(Max("index", default=-1))["index__max"] + 1
     ShardRecord.objects.using(db_alias).create(
         record_id=record.key,
@@ -68,7 +81,14 @@ def _add_redo_shard(db_alias: str, record: MigrationRecord) -> None:
 def restart(db_alias: str, key: str, *, actor: str, source_hash: str = "") -> MigrationRecord:
     """Begin a new attempt from the start, and return the record as it is now."""
     old = records.require(db_alias, key, "restart", RETRIED)
-    fields = {"stage": 0, "is_planned": False, "total": None, "is_total_estimated": False, "started_at": None}
+    fields: dict[str, Any] = {
+        "stage": 0,
+        "is_planned": False,
+        "total": None,
+        "is_total_estimated": False,
+        "started_at": None,
+        "pass_number": 0,
+    }
     with _replacing(old, db_alias, "restart", Status.QUEUED, actor=actor, **fields, **_begun(actor, source_hash)):
         _resolve_all(db_alias, key)
         ShardRecord.objects.using(db_alias).filter(record_id=key).delete()
@@ -81,7 +101,7 @@ def fake(db_alias: str, key: str, *, actor: str) -> None:
         records.insert_faked(db_alias, key, actor=actor)
         return
     old = records.require(db_alias, key, "fake", FAKED)
-    fields = {"was_faked": True, "finished_at": DatabaseNow(), "last_error": ""}
+    fields: dict[str, Any] = {"was_faked": True, "finished_at": DatabaseNow(), "last_error": ""}
     with _replacing(old, db_alias, "fake", Status.APPLIED, actor=actor, **fields):
         _resolve_all(db_alias, key)
 
@@ -107,6 +127,8 @@ def _begun(actor: str, source_hash: str) -> dict[str, Any]:
         "launched_at": DatabaseNow(),
         "finished_at": None,
         "last_error": "",
+        "left": None,
+        "stalls": 0,
         "source_hash": source_hash,
         "next_send_at": DatabaseNow(settings.LEASE),
         "send_count": 0,
@@ -115,7 +137,14 @@ def _begun(actor: str, source_hash: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _replacing(
-    old: MigrationRecord, db_alias: str, verb: str, target: Status | None, *, actor: str, **fields: Any
+    old: MigrationRecord,
+    db_alias: str,
+    verb: str,
+    target: Status | None,
+    *,
+    actor: str,
+    detail: str = "",
+    **fields: Any,
 ) -> Iterator[None]:
     """Replace the attempt as it was read, with its shards; the block is a part of the transaction."""
     attempt_id = uuid.uuid4()
@@ -138,6 +167,7 @@ def _replacing(
             next_send_at=DatabaseNow(settings.LEASE),
             send_count=0,
             failed=0,  # they are done again, and counted then
+            failed_in_a_row=0,
         )
         yield
         events.add(
@@ -148,6 +178,7 @@ def _replacing(
             actor=actor,
             from_status=old.status,
             to_status=target or "",
+            detail=detail,
         )
 
 

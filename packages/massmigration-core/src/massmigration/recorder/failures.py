@@ -71,7 +71,7 @@ def last_passed(job: Job) -> int | None:
 
 def _passed(job: Job) -> QuerySet[FailedObject]:
     return FailedObject.objects.using(job.db_alias).filter(
-        record_id=job.key, stage=job.stage, resolved_at=None, was_passed=True
+        record_id=job.key, stage=job.stage, resolved_at=None, was_passed=True, is_left_out=False
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from django.db import IntegrityError
+from django.db.models import F, Max, Sum
 from django.db.models.functions import Coalesce
 
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings
 from massmigration.exceptions import AlreadyLaunched, InvalidTransition
 from massmigration.jobs import Job
-from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.models import FailedObject, MigrationRecord, ShardRecord
 from massmigration.recorder import events
 from massmigration.sharding import Plan
 from massmigration.states import ACTIVE, FINAL, Status, sources_of
@@ -56,10 +57,33 @@ def insert_faked(db_alias: str, key: str, *, actor: str) -> None:
     _insert(db_alias, record, "fake", actor=actor)
 
 
+def insert_applied(db_alias: str, reasons: Mapping[str, str], *, actor: str, was_faked: bool = False) -> None:
+    """Insert records that say applied, of migrations without a record, and for each an event that says why."""
+    if not reasons:
+        return
+    found = [
+        MigrationRecord(key=key, status=Status.APPLIED, was_faked=was_faked, finished_at=DatabaseNow())
+        for key in reasons
+    ]
+    with engine_transaction(db_alias, durable=False):
+        MigrationRecord.objects.using(db_alias).bulk_create(found)
+        events.add_all(
+            db_alias,
+            reasons,
+            "fake" if was_faked else "applied",
+            attempts={record.key: record.attempt_id for record in found},
+            actor=actor,
+            to_status=Status.APPLIED,
+        )
+
+
 def _insert(db_alias: str, record: MigrationRecord, verb: str, *, actor: str) -> None:
     try:
         with engine_transaction(db_alias, durable=False):
             record.save(using=db_alias, force_insert=True)
+            # Of a record that was deleted by hand: no constraint of the database takes them along.
+            ShardRecord.objects.using(db_alias).filter(record_id=record.key).delete()
+            FailedObject.objects.using(db_alias).filter(record_id=record.key).delete()
             events.add(db_alias, record.key, verb, attempt_id=record.attempt_id, actor=actor, to_status=record.status)
     except IntegrityError:
         other = get(db_alias, record.key) or record
@@ -77,16 +101,24 @@ def already_launched(db_alias: str, record: MigrationRecord) -> str:
     return f"Migration {record.key!r} is already {record.status} on database {db_alias!r}. {advice}"
 
 
-def plan(job: Job, plan: Plan) -> bool:
-    """Insert the stage's shards, unless another worker did, or the attempt, stage or status has changed."""
+def plan(job: Job, plan: Plan, *, pass_number: int = 0) -> bool:
+    """Insert the shards of a stage's pass, unless another worker did, or attempt, stage, pass or status has changed."""
     with engine_transaction(job.db_alias):
+        before = _earlier_passes(job)
         won = (
             MigrationRecord.objects.using(job.db_alias)
-            .filter(key=job.key, attempt_id=job.attempt_id, stage=job.stage, is_planned=False, status__in=ACTIVE)
+            .filter(
+                key=job.key,
+                attempt_id=job.attempt_id,
+                stage=job.stage,
+                pass_number=pass_number,
+                is_planned=False,
+                status__in=ACTIVE,
+            )
             .update(
                 is_planned=True,
                 status=Status.RUNNING,
-                total=plan.total,
+                total=None if plan.total is None else plan.total + before["done"],
                 is_total_estimated=plan.is_total_estimated,
                 started_at=Coalesce("started_at", DatabaseNow()),
                 next_send_at=DatabaseNow(settings.LEASE),
@@ -105,11 +137,33 @@ def plan(job: Job, plan: Plan) -> bool:
                 upper=span.upper,
                 next_send_at=DatabaseNow(settings.LEASE),
             )
-            for index, span in enumerate(plan.ranges)
+            for index, span in enumerate(plan.ranges, start=before["next_index"])
         )
-        detail = f"stage {job.stage}: {len(plan.ranges)} shards"
+        count = len(plan.ranges)
+        again = f", pass {pass_number}" if pass_number else ""
+        detail = f"stage {job.stage}{again}: {count} {'shard' if count == 1 else 'shards'}"
         events.add(job.db_alias, job.key, "plan", attempt_id=job.attempt_id, to_status=Status.RUNNING, detail=detail)
     return True
+
+
+def _earlier_passes(job: Job) -> dict[str, int]:
+    """What the stage's shards have done, and the next free index. Nobody adds to them before a plan is won."""
+    shards = ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, stage=job.stage)
+    return shards.aggregate(
+        done=Coalesce(Sum(F("processed") + F("skipped")), 0), next_index=Coalesce(Max("index") + 1, 0)
+    )
+
+
+def is_active(job: Job) -> bool:
+    """Whether the job's attempt and stage are queued or running."""
+    found = MigrationRecord.objects.using(job.db_alias).filter(key=job.key, attempt_id=job.attempt_id)
+    return found.filter(stage=job.stage, status__in=ACTIVE).exists()
+
+
+def make_due(db_alias: str, key: str, attempt_id: uuid.UUID | str) -> None:
+    """Let the first healer send the record's job at once; those after it wait as ever."""
+    mine = MigrationRecord.objects.using(db_alias).filter(key=key, attempt_id=attempt_id, send_count=0)
+    mine.filter(status__in=ACTIVE).update(next_send_at=DatabaseNow())
 
 
 def require(db_alias: str, key: str, verb: str, sources: Collection[Status]) -> MigrationRecord:
@@ -189,4 +243,5 @@ _DONE = {
     "restart": "restarted",
     "fake": "faked",
     "forget": "forgotten",
+    "resolve": "given resolved objects",
 }

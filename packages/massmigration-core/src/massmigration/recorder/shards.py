@@ -13,7 +13,7 @@ from massmigration.clock import DatabaseNow
 from massmigration.conf import settings
 from massmigration.jobs import Job
 from massmigration.models import FailedObject, MigrationRecord, ShardRecord
-from massmigration.recorder.locks import unless_locked
+from massmigration.recorder.locks import in_turn, unless_locked
 from massmigration.states import Status
 from massmigration.transactions import engine_transaction
 
@@ -34,7 +34,9 @@ class Claim:
     batch_size: int
     has_failures: bool
     is_redo: bool = False
+    has_stayed: bool = False
     processed: int = 0
+    failed_in_a_row: int = 0
 
     @property
     def after(self) -> list[Any] | None:
@@ -51,7 +53,11 @@ class Progress:
     processed: int = 0
     skipped: int = 0
     failed: int = 0
+    failed_in_a_row: int = 0
+    """How many objects the shard has behind it that failed, one after the other."""
+
     batch_size: int
+    has_stayed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +113,11 @@ def claim(job: Job, worker: str) -> Claim | None:
         )
         if not claimed:
             return None
-    return _claim(job, shard, token)
+    return claim_of(job, shard, token)
 
 
-def _claim(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
+def claim_of(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
+    """What the owner of this token needs to know of the shard, as it was read."""
     failures = FailedObject.objects.using(job.db_alias).filter(
         record_id=job.key, stage=job.stage, shard=job.shard, resolved_at=None
     )
@@ -125,7 +132,9 @@ def _claim(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
         batch_size=shard.batch_size or _measured_beside(job),
         has_failures=failures.exists(),
         is_redo=shard.is_redo,
+        has_stayed=shard.has_stayed,
         processed=shard.processed,
+        failed_in_a_row=shard.failed_in_a_row,
     )
 
 
@@ -138,7 +147,7 @@ def _measured_beside(job: Job) -> int:
 def read_again(claim: Claim) -> Claim | None:
     """The shard as it stands now, if this worker still owns it: after a commit whose answer was lost."""
     shard = _shards(claim.job).filter(attempt_id=claim.job.attempt_id, lease_token=claim.token, is_done=False).first()
-    return _claim(claim.job, shard, claim.token) if shard else None
+    return claim_of(claim.job, shard, claim.token) if shard else None
 
 
 def leased(job: Job) -> int:
@@ -162,6 +171,7 @@ def standing(job: Job) -> Standing:
 
 def begin_batch(claim: Claim) -> bool:
     """A batch's first statement: takes the row's lock, which keeps others away however long the batch lasts."""
+    in_turn(claim.job.db_alias, claim.pk)
     return bool(
         ShardRecord.objects.using(claim.job.db_alias)
         .filter(pk=claim.pk, attempt_id=claim.job.attempt_id, fence=claim.fence, lease_token=claim.token)
@@ -183,7 +193,9 @@ def end_batch(claim: Claim, progress: Progress) -> Claim | None:
             processed=F("processed") + progress.processed,
             skipped=F("skipped") + progress.skipped,
             failed=F("failed") + progress.failed,
+            failed_in_a_row=progress.failed_in_a_row,
             batch_size=progress.batch_size,
+            has_stayed=progress.has_stayed,
             heartbeat_at=DatabaseNow(),
             lease_until=DatabaseNow(settings.LEASE),
         )
@@ -195,7 +207,9 @@ def end_batch(claim: Claim, progress: Progress) -> Claim | None:
         fence=claim.fence + 1,
         cursor=progress.cursor,
         batch_size=progress.batch_size,
+        has_stayed=progress.has_stayed,
         processed=claim.processed + progress.processed,
+        failed_in_a_row=progress.failed_in_a_row,
     )
 
 

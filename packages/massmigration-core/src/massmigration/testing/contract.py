@@ -19,7 +19,7 @@ import pytest
 from django.db import transaction
 
 from massmigration import api, sharding, worker
-from massmigration.backends.base import BaseBackend
+from massmigration.backends.base import BaseBackend, problem_of_actions
 from massmigration.backends.handler import get_backend
 from massmigration.exceptions import BadPayload
 from massmigration.jobs import Job, JobKind
@@ -33,6 +33,9 @@ from massmigration.testing.workload import ONCE, calls, objects
 @pytest.mark.django_db(transaction=True)
 class BackendContract(ContractBase):
     """Needs pytest-django. The migrations map over rows of `massmigration`'s own tables on the default database."""
+
+    def test_operators_can_tell_its_actions_apart(self) -> None:
+        assert problem_of_actions(get_backend().admin_actions) == ""
 
     def test_the_operation_is_called_once_for_every_object(self) -> None:
         self.launch()

@@ -6,9 +6,10 @@ from unittest import mock
 
 from django.test import TestCase
 
-from massmigration import api
+from massmigration import api, record_cache
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
+from massmigration.states import Status
 
 IMMEDIATE = "massmigration.backends.immediate.ImmediateBackend"
 
@@ -21,6 +22,9 @@ def run_migration(key: str, db_alias: str = api.DEFAULT) -> MigrationRecord:
     """
     migration = store.get(key)
     with mock.patch.object(migration, "backend", IMMEDIATE):
+        # A database that the test runner has made is marked as migrated.
+        MigrationRecord.objects.using(db_alias).filter(key=key, status=Status.APPLIED).delete()
+        record_cache.forget(key, db_alias)
         # In a TestCase the jobs wait for a commit, and are run at the end of the block; elsewhere they run at once.
         with TestCase.captureOnCommitCallbacks(using=db_alias, execute=True):
             api.launch(key, db_alias, actor="code:test")

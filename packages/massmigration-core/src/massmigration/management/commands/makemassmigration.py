@@ -9,7 +9,7 @@ from django.apps import apps
 from django.core.management.base import BaseCommand, CommandParser
 
 from massmigration.management.choosing import check_app
-from massmigration.management.scaffolding import KINDS, create
+from massmigration.management.scaffolding import KINDS, create, draft
 
 
 class Command(BaseCommand):
@@ -28,10 +28,16 @@ class Command(BaseCommand):
             help=f"{', '.join(KINDS)}, or the path of a template of your own. Defaults to mapper.",
         )
 
+        parser.add_argument("--dry-run", action="store_true", help="Show the file, and write nothing.")
+
     def handle(self, *args: Any, **options: Any) -> None:
         check_app(options["app_label"])
-        path = create(apps.get_app_config(options["app_label"]), options["name"], options["template"])
-        self.stdout.write(f"Created {_shown(path)}")
+        wanted = apps.get_app_config(options["app_label"]), options["name"], options["template"]
+        if options["dry_run"]:
+            found = draft(*wanted)
+            self.stdout.write(f"Would create {_shown(found.path)}:\n\n{found.source}", ending="")
+        else:
+            self.stdout.write(f"Created {_shown(create(*wanted))}")
 
 
 def _shown(path: Path) -> Path:

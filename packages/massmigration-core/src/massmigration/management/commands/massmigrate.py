@@ -6,21 +6,23 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from massmigration import api, dryrun, overview, tables
+from massmigration import api, dryrun, overview, requirements, tables
 from massmigration.definitions.base import BaseMigration
-from massmigration.management import flags, planning, processes, trying
-from massmigration.management.choosing import choose
-from massmigration.management.command import MassMigrationCommand, confirm, positive
+from massmigration.exceptions import BadMigrationFile
+from massmigration.management import flags, planning, processes, trying, verifying
+from massmigration.management.choosing import broken, choose
+from massmigration.management.command import MassMigrationCommand, confirm, confirm_launch, positive
 from massmigration.management.running import EXIT_FAILED_OBJECTS
 from massmigration.management.series import Series
+from massmigration.models import MigrationRecord
 from massmigration.states import Status
 
 EXIT_CODES = """
-exit codes: 0 done; 1 error, or --check found something; 2 unknown app; 3 finished with failed objects; 4 paused or
-cancelled, resumable; 130 after Ctrl-C, which stops at the end of a batch; a second Ctrl-C exits at once.
+exit codes: 0 done; 1 error, or --check or --verify found something; 2 unknown app; 3 finished with failed objects;
+4 paused or cancelled, resumable; 130 after Ctrl-C, which stops at the end of a batch; a second Ctrl-C exits at once.
 """
 
 
@@ -52,6 +54,7 @@ class Command(MassMigrationCommand):
 
     def obey(self, options: dict[str, Any]) -> None:
         flags.check(options)
+        self._broken: list[BadMigrationFile] = []
         self._series = Series(
             bar=self.bar,
             tell=self.tell,
@@ -65,19 +68,34 @@ class Command(MassMigrationCommand):
         db_alias = options["database"] or DEFAULT_DB_ALIAS
         migrations, is_named = choose(options["app_label"], options["name"])
         tables.check(db_alias)
+        if not is_named:
+            self._note_broken(options["app_label"], db_alias)
         if options["attach"]:
             processes.attach(migrations[0].key, db_alias)
         elif options["dry_run"]:
             self._try(migrations[0].key, db_alias, options["dry_run"])
         else:
             self._migrate(migrations, db_alias, options, is_named=is_named)
+        if self._broken and not options["plan"]:
+            raise CommandError("\n".join(map(str, self._broken)))
+
+    def _note_broken(self, app_label: str | None, db_alias: str) -> None:
+        """Files that cannot be used keep nobody from the others. Those that are applied do not matter any more."""
+        found = broken(app_label)
+        applied = MigrationRecord.objects.using(db_alias).filter(key__in=found, status=Status.APPLIED)
+        done = set(applied.values_list("key", flat=True))
+        self._broken = [error for key, error in found.items() if key not in done]
+        for error in self._broken:
+            self.bar.note(f"Left out: {error}")
 
     def _migrate(
         self, migrations: Sequence[BaseMigration], db_alias: str, options: dict[str, Any], *, is_named: bool
     ) -> None:
         entries = {entry.key: entry for entry in overview.read(db_alias)}
         left = [migration for migration in migrations if planning.is_outstanding(migration, entries)]
-        if options["plan"] or options["check"]:
+        if options["verify"]:
+            self._verify(migrations, entries, db_alias)
+        elif options["plan"] or options["check"]:
             self._plan(left, entries, options, is_named=is_named)
         elif options["fake"]:
             self._fake(migrations if is_named else left, db_alias, options, is_named=is_named)
@@ -88,8 +106,10 @@ class Command(MassMigrationCommand):
             wanted = [(each, db_alias) for each in (migrations if is_named else failed)]
             self._series.run(wanted, is_named=is_named, verb=api.retry)
         elif is_named or left:
-            wanted = [(each, db_alias) for each in (migrations if is_named else left)]
-            self._series.run(wanted, is_named=is_named)
+            chosen = migrations if is_named else left
+            new = [each for each in chosen if entries[each.key].record is None]
+            confirm_launch(new, db_alias, is_interactive=options["interactive"])
+            self._series.run([(each, db_alias) for each in chosen], is_named=is_named)
         else:
             self.tell("No mass migrations to run.")
 
@@ -106,10 +126,24 @@ class Command(MassMigrationCommand):
             return
         self.tell("Mass migrations to run:")
         keys = [migration.key for migration in left]
+        needs = requirements.by_key() if options["check"] else {}
         for index, migration in enumerate(left):
             text = planning.line(migration, entries, keys[:index], is_named=is_named, with_estimate=options["plan"])
             self.tell(f"  {text}")
+            for name in needs.get(migration.key, ()):
+                self.tell(f"    required by {name}")
         if options["check"]:
+            raise SystemExit(1)
+
+    def _verify(self, migrations: Sequence[BaseMigration], entries: dict[str, overview.Entry], db_alias: str) -> None:
+        applied = [each for each in migrations if entries[each.key].status is Status.APPLIED]
+        if not applied:
+            self.tell("No mass migration is applied.")
+        is_wrong = False
+        for line, is_bad in verifying.report(applied, db_alias):
+            self.tell(line)
+            is_wrong = is_wrong or is_bad
+        if is_wrong:
             raise SystemExit(1)
 
     def _fake(
@@ -143,5 +177,8 @@ def _add_modes(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--retry-failed", action="store_true", help="Only retry what has failed, failed objects included."
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="Look whether rows have come that need what is applied; exit with 1 then."
     )
     parser.add_argument("--recover", action="store_true", help="Send whatever is stuck again.")

@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from massmigration import overview, tables
 from massmigration.loader import store
 from massmigration.management.choosing import choose_key
-from massmigration.management.command import MassMigrationCommand, confirm
+from massmigration.management.command import MassMigrationCommand, confirm, confirm_launch
 from massmigration.management.describing import describe
 from massmigration.management.foreground import ends_with_process
 from massmigration.management.series import Series
@@ -68,6 +68,8 @@ class Command(MassMigrationCommand):
         if verb.is_grave:
             question = f"{verb.name} {key} on database {db_alias!r}: {verb.description}.\nAre you sure?"
             confirm(question, is_interactive=options["interactive"])
+        elif verb.name == "launch" and key in store.by_key and key not in recorded:
+            confirm_launch([store.get(key)], db_alias, is_interactive=options["interactive"])
         self._give(verb, key, db_alias)
 
     def _heal(self, options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from massmigration import overview, tables
 from massmigration.loader import store
 from massmigration.management.choosing import check_app
 from massmigration.management.command import MassMigrationCommand
-from massmigration.management.showing import FIELDS, LEGEND, SAMPLE, as_json, line
+from massmigration.management.showing import FIELDS, LEGEND, SAMPLE, as_json, line, more
 from massmigration.overview import Entry
 
 
@@ -70,6 +70,8 @@ class Command(MassMigrationCommand):
             self.tell(self.style.MIGRATE_LABEL(app_label))
             for entry in groups.get(app_label, ()):
                 self.tell(f" {line(entry, entry.key.partition(':')[2])}")
+                if hint := more(entry):
+                    self.tell(f"     more: {hint}")
             if app_label not in groups:
                 self.tell(" (no mass migrations)")
         if not groups and not labels:

@@ -1,0 +1,43 @@
+"""Has the queue that is running the present task run it again, without knowing any queue but by sight."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from typing import Any
+
+MOST_RETRIES = 1_000_000
+"""RQ wants a number; and Celery takes None for the task's own, which are few."""
+
+
+def retry_later(error: Exception, delay: dt.timedelta, args: tuple[Any, ...]) -> Any:
+    """Raise what makes Celery run the present task again, or return what makes RQ do so; raise `error` elsewhere.
+
+    Their modules are only looked at if somebody has imported them.
+    """
+    seconds = int(delay.total_seconds())
+    task = _celery_task(args)
+    if task is not None:
+        raise task.retry(exc=error, countdown=seconds, max_retries=MOST_RETRIES)
+    retry = _retry_of_rq()
+    if retry is None:
+        raise error
+    return retry(max=MOST_RETRIES, interval=seconds)
+
+
+def _celery_task(args: tuple[Any, ...]) -> Any:
+    """The task that is being run: a bound one is the first argument."""
+    celery = sys.modules.get("celery")
+    if celery is None:
+        return None
+    bound = args[0] if args and isinstance(args[0], celery.Task) else None
+    task = bound or celery.current_task._get_current_object() if celery.current_task else bound
+    return task if task is not None and not task.request.called_directly else None
+
+
+def _retry_of_rq() -> Any:
+    """The class whose instance a job returns, where this version of RQ knows it and a job is being run."""
+    rq = sys.modules.get("rq")
+    if rq is None or not hasattr(rq.Worker, "handle_job_retry") or rq.get_current_job() is None:
+        return None
+    return rq.Retry

@@ -1,0 +1,1 @@
+"""For `{% load massmigration %}`."""

@@ -1,0 +1,38 @@
+"""The history of one migration: every event, across attempts."""
+
+from __future__ import annotations
+
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from massmigration.models import Event
+from massmigration.views import frame, words
+from massmigration.views.access import page
+from massmigration.views.detail import header
+from massmigration.views.targets import find
+
+PAGE_SIZE = 50
+
+SOURCES = {"page": _("page"), "command": _("command"), "code": _("code"), "": _("worker")}
+
+
+@page()
+def history(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
+    """The newest first. Of one that was forgotten, too."""
+    target = find(key, db_alias, is_history=True)
+    events = Event.objects.using(db_alias).filter(key=key).order_by("-pk")
+    shown = Paginator(events, PAGE_SIZE).get_page(request.GET.get("page"))
+    rows = [
+        {
+            "event": event,
+            "source": SOURCES.get(event.source, event.source),
+            "before": words.badge_of(event.from_status) if event.from_status else None,
+            "after": words.badge_of(event.to_status) if event.to_status else None,
+            "attempt": str(event.attempt_id)[:8] if event.attempt_id else "",
+        }
+        for event in shown
+    ]
+    context = {"title": gettext("History: %(key)s") % {"key": key}, "tab": "history", "page": shown, "rows": rows}
+    return frame.render(request, "history", {**context, **header(request, target)})

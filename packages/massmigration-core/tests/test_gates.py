@@ -1,0 +1,358 @@
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections, migrations
+from django.db.migrations.writer import MigrationWriter
+
+from massmigration import api, fresh
+from massmigration.exceptions import GateClosed, RequiredMigrationNotApplied
+from massmigration.gates import RequireMassMigration
+from massmigration.loader import store
+from massmigration.models import MigrationRecord
+from testsupport import gating
+from testsupport.gating import COLUMN, GATED, KEY
+
+NOT_NULL = "0003_cents_not_null"
+ALL = ["0001_initial", "0002_cents", NOT_NULL]
+GATE = GATED.operations[0]
+
+
+@pytest.fixture
+def project(db_alias):
+    yield from gating.project(db_alias)
+
+
+@pytest.fixture
+def used(project):
+    """In use up to the column that may be null, by code that fills it and code that does not."""
+    project.migrate("massmigration")
+    project.migrate("gated", "0002_cents")
+    assert project.statuses == {KEY: "applied"}
+    MigrationRecord.objects.using(project.db_alias).all().delete()
+    project.add_parcels(3)
+    return project
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    monkeypatch.setattr(GATE, "run_inline_up_to", 3)
+    monkeypatch.setattr(GATED, "atomic", False)
+
+
+def test_a_closed_gate_stops_migrate_and_an_applied_migration_opens_it(used):
+    with pytest.raises(GateClosed) as caught:
+        used.migrate()
+
+    assert str(caught.value) == (
+        f"Schema migration gated.{NOT_NULL} requires mass migration '{KEY}' to be applied on database "
+        f"'{used.db_alias}': it is not run. Run:\n"
+        f"    manage.py massmigrate gated 0001_cents --database {used.db_alias}\n"
+        f"    manage.py migrate --database {used.db_alias}\n"
+        "Nothing was changed."
+    )
+    assert used.columns["cents"]
+    used.massmigrate("gated", "0001_cents")
+    used.migrate()
+    assert (used.applied, used.columns["cents"], used.cents) == (ALL, False, [150] * 3)
+
+
+def test_it_stops_before_anything_changes_and_says_what_comes_first(project):
+    project.migrate("gated", "0001_initial")
+    project.add_parcels(1)
+
+    with pytest.raises(CommandError) as caught:
+        project.migrate()
+
+    assert project.applied == ["0001_initial"]
+    assert str(caught.value).split("Run:\n")[1].split("\n")[:4] == [
+        f"    manage.py {command} --database {project.db_alias}"
+        for command in ("migrate massmigration", "migrate gated 0002_cents", "massmigrate gated 0001_cents", "migrate")
+    ]
+
+
+def test_it_says_how_far_the_migration_is(used, settings):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    api.launch(KEY, used.db_alias)
+    api.pause(KEY, used.db_alias)
+
+    with pytest.raises(RequiredMigrationNotApplied, match=r"it is paused\. Run:"):
+        used.migrate()
+
+
+def test_without_the_look_at_the_plan_the_operation_itself_stops(used, monkeypatch):
+    monkeypatch.setattr("massmigration.gates.guard", lambda *args: None)
+
+    with pytest.raises(GateClosed, match="A schema migration of app 'gated' requires"):
+        used.migrate()
+
+    assert NOT_NULL not in used.applied
+
+
+def test_an_empty_database_passes(project):
+    project.migrate()
+
+    assert (project.applied, project.columns["cents"]) == (ALL, False)
+    assert project.statuses == {KEY: "applied", "gated:0002_first_parcel": "applied"}
+
+
+def test_a_table_that_is_merely_empty_does_not_pass(project):
+    project.migrate("gated", "0002_cents")
+
+    with pytest.raises(GateClosed):
+        project.migrate()
+
+
+def test_with_the_setting_off_a_fresh_database_is_as_any_other(project, settings):
+    settings.MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False
+
+    with pytest.raises(GateClosed):
+        project.migrate()
+
+
+@pytest.mark.parametrize("begins_at", ["0001_initial", "0002_cents"])
+def test_few_rows_are_done_inline(project, inline, begins_at):
+    project.migrate("massmigration")
+    project.migrate("gated", begins_at)
+    MigrationRecord.objects.using(project.db_alias).all().delete()
+    project.add_parcels(3)
+
+    project.migrate()
+
+    assert (project.applied, project.statuses[KEY]) == (ALL, "applied")
+    assert set(project.cents) - {1} == {150}
+
+
+@pytest.mark.parametrize("begins_at", ["0001_initial", "0002_cents"])
+def test_more_rows_are_not(project, inline, begins_at):
+    project.migrate("massmigration")
+    project.migrate("gated", begins_at)
+    MigrationRecord.objects.using(project.db_alias).all().delete()
+    project.add_parcels(4)
+
+    with pytest.raises(GateClosed, match=r"more than 3 rows are left|it cannot be said how many"):
+        project.migrate()
+
+    assert project.applied[-1] == begins_at
+
+
+def test_in_a_transaction_nothing_is_done_inline(used, inline, monkeypatch):
+    monkeypatch.setattr(GATED, "atomic", True)
+
+    with pytest.raises(GateClosed, match="set atomic = False on the schema migration"):
+        used.migrate()
+
+
+def test_what_an_operator_paused_is_not_run_inline(used, inline, settings):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    api.launch(KEY, used.db_alias)
+    api.pause(KEY, used.db_alias)
+
+    with pytest.raises(GateClosed, match="it is paused"):
+        used.migrate()
+
+
+def test_an_interrupted_inline_run_goes_on_at_the_next_migrate(used, inline, monkeypatch):
+    migration = store.get(KEY)
+    monkeypatch.setattr(migration, "operation", interrupt, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        used.migrate()
+    monkeypatch.undo()
+    monkeypatch.setattr(GATE, "run_inline_up_to", 3)
+    monkeypatch.setattr(GATED, "atomic", False)
+
+    assert used.statuses[KEY] == "running"
+    used.migrate()
+
+    assert (used.applied, used.cents) == (ALL, [150] * 3)
+
+
+def interrupt(obj, db_alias):
+    raise KeyboardInterrupt
+
+
+def test_an_inline_run_that_fails_closes_the_gate(used, inline):
+    used.execute("UPDATE gated_parcel SET price = 'free'")
+
+    with pytest.raises(GateClosed, match=r"was run on database .* and is failed: ValueError"):
+        used.migrate()
+
+    assert NOT_NULL not in used.applied
+
+
+def test_plan_sqlmigrate_fake_and_backwards_need_no_migration(used):
+    plan = used.migrate("gated", plan=True)
+    sql = io.StringIO()
+    call_command("sqlmigrate", "gated", NOT_NULL, database=used.db_alias, stdout=sql)
+    used.migrate("gated", fake=True)
+    faked = used.applied
+    used.migrate("gated", "0002_cents", fake=True)
+    used.migrate("gated", "0001_initial")
+
+    assert "Require mass migration gated:0001_cents" in plan
+    assert "-- Require mass migration gated:0001_cents" in sql.getvalue()
+    assert (faked, used.applied) == (ALL, ["0001_initial"])
+
+
+@pytest.mark.parametrize("elidable", [False, True])
+def test_squashing_keeps_the_gate_unless_told_otherwise(used, settings, monkeypatch, tmp_path, elidable):
+    folder = tmp_path / f"squashed_{used.db_alias}_{elidable}"
+    shutil.copytree(Path(sys.modules[GATED.__module__].__file__).parent, folder, ignore=lambda *args: ["__pycache__"])
+    if elidable:
+        file = folder / f"{NOT_NULL}.py"
+        file.write_text(file.read_text().replace('"0001_cents")', '"0001_cents", elidable=True)'))
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.MIGRATION_MODULES = {"gated": folder.name}
+    call_command("squashmigrations", "gated", NOT_NULL, interactive=False, verbosity=0)
+
+    (squashed,) = folder.glob("*squashed*.py")
+    is_kept = "massmigration.gates.RequireMassMigration(" in squashed.read_text()
+    assert is_kept is not elidable
+    for path in folder.glob("000[23]*.py"):
+        if path != squashed:
+            path.unlink()
+    used.execute("DROP TABLE gated_parcel")
+    used.execute("DELETE FROM django_migrations WHERE app = 'gated'")
+    MigrationRecord.objects.using(used.db_alias).all().delete()
+    used.migrate()
+    assert not used.columns["cents"]
+
+
+@pytest.mark.parametrize("migrates", [True, False])
+def test_the_test_runner_makes_its_database(project, settings, migrates):
+    connection = connections[project.db_alias]
+    name = connection.settings_dict["NAME"]
+    test = {**connection.settings_dict["TEST"], "MIGRATE": migrates}
+    before, connection.settings_dict["TEST"] = connection.settings_dict["TEST"], test
+    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    try:
+        statuses = project.statuses
+        columns = project.columns
+    finally:
+        connection.creation.destroy_test_db(name, verbosity=0)
+        connection.settings_dict["TEST"] = before
+
+    assert statuses == {KEY: "applied", "gated:0002_first_parcel": "applied"}
+    assert not columns["cents"]
+
+
+def test_rows_that_the_same_migrate_inserts_in_the_old_form_close_the_gate(project, monkeypatch):
+    insert = migrations.RunSQL("INSERT INTO gated_parcel (price) VALUES ('2.00')")
+    monkeypatch.setattr(COLUMN, "operations", [*COLUMN.operations, insert])
+
+    with pytest.raises(GateClosed, match="A schema migration of app 'gated'"):
+        project.migrate()
+
+    assert project.applied == ["0001_initial", "0002_cents"]
+
+
+def test_a_database_that_the_migration_is_not_allowed_on_passes(used):
+    store.get(KEY).allowed_db_aliases = ["elsewhere"]
+
+    used.execute("DELETE FROM gated_parcel")
+    used.migrate()
+
+    assert used.applied == ALL
+
+
+def test_a_database_that_the_app_is_not_migrated_on_passes(used, settings):
+    settings.DATABASE_ROUTERS = [NotHere()]
+
+    used.migrate()
+
+    assert (used.applied, used.columns["cents"]) == (ALL, True)
+
+
+class NotHere:
+    def allow_migrate(self, db, app_label, **hints):
+        return app_label != "gated"
+
+
+def test_a_migration_that_does_not_exist_closes_the_gate_but_on_a_new_database(project, monkeypatch):
+    monkeypatch.setattr(GATE, "name", "0001_deleted")
+    project.migrate()
+    project.migrate("gated", "0002_cents")
+
+    with pytest.raises(GateClosed, match=r"'gated:0001_deleted'.* delete the gate: no state changes"):
+        project.migrate()
+
+
+def test_a_table_that_was_there_under_another_name_is_not_fresh(project, monkeypatch):
+    tables = frozenset({"gated_old"})
+    plan = [
+        (plan_of(migrations.CreateModel("Old", [])), False),
+        (plan_of(migrations.RenameModel("Old", "Parcel")), False),
+    ]
+
+    assert fresh._created(plan, frozenset(), None) == {("gated", "parcel")}
+    assert fresh._created(plan, tables, None) == set()
+
+
+def plan_of(*operations):
+    migration = migrations.Migration("0001", "gated")
+    migration.operations = operations
+    return migration
+
+
+def test_only_what_the_database_is_told_makes_tables():
+    move = migrations.SeparateDatabaseAndState(state_operations=[migrations.CreateModel("Parcel", [])])
+    unmanaged = migrations.CreateModel("View", [], options={"managed": False})
+
+    assert fresh._created([(plan_of(move, unmanaged), False)], frozenset(), None) == set()
+
+
+def test_the_writer_writes_it():
+    gate = RequireMassMigration("shop", "0003_backfill", run_inline_up_to=10_000)
+    text = MigrationWriter(plan_of(gate)).as_string()
+
+    assert "import massmigration.gates" in text
+    assert "run_inline_up_to=10000" in text
+    assert gate.migration_name_fragment == "require_shop_0003_backfill"
+
+
+class Failing:
+    on_fresh_database = "run"
+
+    @staticmethod
+    def operation(db_alias):
+        raise ValueError("No network.")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "verbs", "parcels"),
+    [
+        ("run", "applied", ["run on fresh", "launch", "plan", "applied"], 1),
+        ("fake", "applied", ["fake"], 0),
+    ],
+)
+def test_a_migration_that_is_done_once_is_run_or_faked_on_a_fresh_database(project, wanted, status, verbs, parcels):
+    store.get("gated:0002_first_parcel").on_fresh_database = wanted
+
+    project.migrate()
+
+    found = [(verb, actor) for key, verb, actor in project.events if key == "gated:0002_first_parcel"]
+    assert project.statuses["gated:0002_first_parcel"] == status
+    assert [verb for verb, _ in found] == verbs
+    assert len(project.cents) == parcels
+    assert (KEY, "applied", "command:migrate") in project.events
+
+
+def test_one_that_fails_does_not_end_migrate(project, monkeypatch):
+    monkeypatch.setattr(store.get("gated:0002_first_parcel"), "operation", Failing.operation, raising=False)
+
+    output = project.migrate()
+
+    assert project.statuses["gated:0002_first_parcel"] == "failed"
+    assert "Mass migration gated:0002_first_parcel is failed: ValueError: No network." in output
+
+
+def test_nothing_is_run_on_an_app_that_is_half_migrated(project, monkeypatch):
+    monkeypatch.setattr(store.get("gated:0002_first_parcel"), "dependencies", [], raising=False)
+    project.migrate("massmigration")
+
+    project.migrate("gated", "0001_initial")
+
+    assert project.statuses == {}

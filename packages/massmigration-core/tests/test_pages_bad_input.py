@@ -1,0 +1,350 @@
+"""What operators, addresses, files and databases can get wrong."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.contrib.auth.models import User
+from django.contrib.messages import get_messages
+from django.db import connections
+from django.test import Client
+from django.urls import reverse
+
+from massmigration import tables
+from massmigration.exceptions import BadMigrationFile
+from massmigration.loader import store
+from massmigration.migrations import MapperMigration
+from massmigration.models import Event, FailedObject, MigrationRecord
+from massmigration.recorder.attempts import retry
+from massmigration.states import Status
+from testsupport.adhoc import register
+from testsupport.testapp.models import Item, Word
+
+KEY = "testapp:9000_adhoc"
+NOW = "2026-01-02T03:04:05Z"
+VIEWS = ["run", "detail", "delete", "status", "failures", "history"]
+NASTY = [
+    "shop:<script>alert(1)</script>",
+    "shop:../../admin",
+    "..",
+    "shop:a/b?c#d",
+    'shop:"quoted" & {{ 1 }}',
+    "shop:one\ntwo",
+    "läden:0001_größe~2F",
+]
+MANY = """
+    WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 99999)
+    INSERT INTO massmigration_failedobject (record_id, attempt_id, stage, shard, object_pk, was_passed, exception_class,
+        message, traceback, fingerprint, failed_at, resolution, is_left_out)
+    SELECT record_id, attempt_id, 0, 0, '[' || n || ']', 1, exception_class, 'bad ' || n, '',
+        printf('%064d', n % 50), failed_at, '', 0
+    FROM numbers, (SELECT * FROM massmigration_failedobject)
+"""
+
+
+class Slugs(MapperMigration):
+    update_fields = ["slug"]
+
+    def get_queryset(self, db_alias):
+        return Item.objects.using(db_alias)
+
+    def operation(self, obj, db_alias):
+        obj.slug = obj.name
+
+
+class OfWords(Slugs):
+    def get_queryset(self, db_alias):
+        return Word.objects.using(db_alias)
+
+
+class Elsewhere(Slugs):
+    allowed_db_aliases = ["default"]
+
+
+class Raising(Slugs):
+    def get_queryset(self, db_alias):
+        raise RuntimeError("no such thing")
+
+
+only_sqlite = pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+
+
+@pytest.fixture(autouse=True)
+def project(settings, monkeypatch):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    register(monkeypatch, Slugs)
+
+
+@pytest.fixture
+def client(db_alias):
+    client = Client()
+    client.force_login(User.objects.create_superuser("ann"))
+    return client
+
+
+def address(view, *arguments):
+    return reverse(f"massmigration_{view}", args=arguments)
+
+
+def text_of(response):
+    return response.content.decode()
+
+
+def said(response):
+    return [message.message for message in get_messages(response.wsgi_request)]
+
+
+def fail(db_alias, count=1, status=Status.FAILED, **fields):
+    record = MigrationRecord.objects.using(db_alias).create(key=KEY, status=status, is_planned=True)
+    values = {"was_passed": True, "object_pk": [1], "fingerprint": "f" * 64, "exception_class": "builtins.ValueError"}
+    FailedObject.objects.using(db_alias).bulk_create(
+        FailedObject(
+            record=record,
+            attempt_id=record.attempt_id,
+            stage=0,
+            shard=0,
+            failed_at=NOW,
+            **{**values, **fields},
+        )
+        for _ in range(count)
+    )
+    return record
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("where", [("no:such_thing", "default"), (KEY, "nowhere")], ids=["key", "alias"])
+@only_sqlite
+def test_what_does_not_exist_is_not_found(client, db_alias, view, where):
+    assert client.get(address(view, *where)).status_code == 404
+
+
+@only_sqlite
+def test_a_verb_that_does_not_exist_is_not_found(client, db_alias):
+    assert client.post(address("give", "explode", KEY, db_alias)).status_code == 404
+
+
+@pytest.mark.parametrize("db_alias", ["postgresql"], indirect=True)
+def test_an_alias_that_is_not_allowed_is_refused_in_the_words_of_the_api(client, db_alias, monkeypatch):
+    register(monkeypatch, Elsewhere)
+
+    page = text_of(client.get(address("run", KEY, db_alias)))
+    response = client.post(address("run", KEY, db_alias))
+
+    assert f"is not allowed on database &#x27;{db_alias}&#x27;; allowed: &#x27;default&#x27;." in page
+    assert f">Start 9000_adhoc on {db_alias}<" not in page
+    assert f"is not allowed on database {db_alias!r}" in said(response)[0]
+    assert not MigrationRecord.objects.using(db_alias).exists()
+
+
+def test_a_double_click_on_run_gives_one_run_and_one_clear_refusal(client, db_alias):
+    gate = threading.Barrier(2)
+
+    def click():
+        mine = Client()
+        mine.cookies = client.cookies
+        gate.wait()
+        try:
+            return said(mine.post(address("run", KEY, db_alias)))[0]
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = sorted(each.result() for each in [pool.submit(click), pool.submit(click)])
+
+    assert f"is already queued on database {db_alias!r}" in answers[0]
+    assert answers[1] == f"{KEY} was started on {db_alias}."
+    assert Event.objects.using(db_alias).filter(verb="launch").count() == 1
+
+
+def test_a_verb_whose_time_has_passed_is_refused_and_said(client, db_alias):
+    MigrationRecord.objects.using(db_alias).create(key=KEY, status=Status.APPLIED)
+
+    response = client.post(address("give", "pause", KEY, db_alias), follow=True)
+
+    assert "it is applied; only one that is queued or running can be paused" in text_of(response)
+
+
+def test_a_grave_verb_is_not_given_to_another_attempt_than_was_seen(client, db_alias):
+    record = fail(db_alias)
+    retry(db_alias, KEY, actor="bob")
+    MigrationRecord.objects.using(db_alias).update(status=Status.FAILED)
+
+    form = {"typed": "9000_adhoc", "seen": f"{record.attempt_id} failed"}
+    response = client.post(address("give", "forget", KEY, db_alias), form)
+
+    assert "the migration has changed since the page was drawn" in text_of(response)
+    assert MigrationRecord.objects.using(db_alias).exists()
+
+
+@pytest.mark.parametrize("typed", ["", "9000", "testapp", "9000_ADHOC"])
+@only_sqlite
+def test_a_grave_verb_needs_the_name_typed(client, db_alias, typed):
+    record = fail(db_alias)
+
+    form = {"typed": typed, "seen": f"{record.attempt_id} failed"}
+    response = client.post(address("give", "forget", KEY, db_alias), form)
+
+    assert "Nothing was done: type 9000_adhoc to confirm" in text_of(response)
+    assert MigrationRecord.objects.exists()
+
+
+@only_sqlite
+def test_a_database_without_the_tables_says_so_and_the_others_are_shown(client, db_alias, monkeypatch):
+    fail(db_alias)
+    monkeypatch.setattr(tables, "exist", lambda alias: alias == db_alias)
+
+    page = text_of(client.get(address("manage")))
+
+    others = [alias for alias in connections if alias != db_alias]
+    assert [f"manage.py migrate --database {alias}" in page for alias in others] == [True] * len(others)
+    assert "Failed" in page
+
+
+def test_the_pages_of_a_database_without_the_tables_say_what_to_run(client, db_alias, monkeypatch):
+    monkeypatch.setattr("massmigration.views.targets.look", _missing(db_alias))
+    monkeypatch.setattr(tables, "exist", lambda alias: False)
+
+    responses = {view: client.get(address(view, KEY, db_alias)) for view in VIEWS}
+
+    assert {view: response.status_code for view, response in responses.items()} == dict.fromkeys(VIEWS, 503)
+    assert f"manage.py migrate --database {db_alias}" in text_of(responses["detail"])
+    assert responses["status"].json()["error"].endswith(f"manage.py migrate --database {db_alias}")
+
+
+def _missing(db_alias):
+    def look(*arguments):
+        with connections[db_alias].cursor() as cursor:
+            cursor.execute("SELECT * FROM no_such_table")
+
+    return look
+
+
+@only_sqlite
+def test_a_file_that_cannot_be_imported_shows_its_error_and_nothing_else_fails(client, db_alias, monkeypatch):
+    key = "testapp:9999_broken"
+    monkeypatch.setitem(store.errors, key, BadMigrationFile("testapp/9999_broken.py cannot be imported: <oops>"))
+
+    pages = [client.get(address("manage")), *(client.get(address(view, key, db_alias)) for view in ("detail", "run"))]
+
+    assert [page.status_code for page in pages] == [200, 200, 200]
+    assert ["cannot be imported: &lt;oops&gt;" in text_of(page) for page in pages] == [True, True, True]
+    assert KEY.partition(":")[2] in text_of(pages[0])
+
+
+@only_sqlite
+def test_an_object_without_an_admin_page_has_no_link(client, db_alias, monkeypatch):
+    register(monkeypatch, OfWords)
+    fail(db_alias, object_pk=["word/with?marks"])
+
+    page = text_of(client.get(address("failures", KEY, db_alias)))
+
+    assert "word/with?marks" in page
+    assert "/admin/testapp/" not in page
+
+
+@only_sqlite
+def test_a_traceback_with_html_is_text(client, db_alias):
+    fail(db_alias, message="<b>bold</b>", traceback="<script>alert(1)</script>")
+
+    page = text_of(client.get(address("failures", KEY, db_alias)))
+
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert" not in page
+
+
+@pytest.mark.parametrize("key", NASTY)
+@only_sqlite
+def test_a_name_that_would_break_pages_and_addresses_breaks_none(client, db_alias, key):
+    record = MigrationRecord.objects.create(key=key, status=Status.FAILED, last_error=key, launched_by=key)
+
+    responses = [client.get(address("manage")), *(client.get(address(view, key, db_alias)) for view in VIEWS)]
+    form = {"typed": key.strip(), "seen": f"{record.attempt_id} failed"}
+    client.post(address("give", "forget", key, db_alias), form)
+
+    assert [response.status_code for response in responses] == [200] * 7
+    assert not any(b"<script>alert" in response.content for response in responses[:-3])
+    assert not MigrationRecord.objects.exists()
+
+
+@only_sqlite
+def test_five_hundred_migrations_are_listed_by_the_page(client, db_alias):
+    MigrationRecord.objects.bulk_create(
+        MigrationRecord(key=f"shop:{number:04}_one", status=Status.APPLIED) for number in range(500)
+    )
+
+    page = text_of(client.get(address("manage")))
+    last = text_of(client.get(address("manage") + "?page=6&status=applied&app=shop"))
+
+    assert page.count('class="mm-name"') == 100
+    assert "Page 1 of 6" in page
+    assert "shop:0499_one" in last
+
+
+@only_sqlite
+def test_a_hundred_thousand_failures_are_paged(client, db_alias):
+    fail(db_alias)
+    with connections[db_alias].cursor() as cursor:
+        cursor.execute(MANY)
+
+    causes = client.get(address("failures", KEY, db_alias))
+    group = client.get(address("failures", KEY, db_alias) + f"?group={7:064}&page=40")
+    client.post(address("failures", KEY, db_alias), {"do": "resolve", "group": f"{7:064}", "reason": "gone"})
+
+    assert "100001 failed objects" in text_of(causes).replace(",", "")
+    assert "Page 1 of 3" in text_of(causes)
+    assert len(causes.content) < 400_000
+    assert "Page 40 of 40" in text_of(group)
+    assert FailedObject.objects.filter(resolution="gone").count() == 2000
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "101", "many", "", "9" * 100])
+@only_sqlite
+def test_a_dry_run_of_an_impossible_size_is_refused(client, db_alias, size):
+    page = text_of(client.post(address("run", KEY, db_alias), {"dry_run": "1", "size": size}))
+
+    assert "A dry run takes 1 to 100 objects; given was" in page
+
+
+@only_sqlite
+def test_what_get_queryset_raises_is_a_warning_of_the_run_page(client, db_alias, monkeypatch):
+    register(monkeypatch, Raising)
+
+    page = text_of(client.get(address("run", KEY, db_alias)))
+    tried = text_of(client.post(address("run", KEY, db_alias), {"dry_run": "1", "size": "3"}))
+
+    assert "get_queryset() raised RuntimeError: no such thing. A run would fail in the same way." in page
+    assert "raised RuntimeError: no such thing" in tried
+
+
+@pytest.mark.parametrize(
+    "query", ["?page=nonsense", "?page=999", "?status=nonsense", "?group=nonsense", "?at=x&done=1"]
+)
+@only_sqlite
+def test_nonsense_in_the_query_string_is_borne(client, db_alias, query):
+    fail(db_alias)
+
+    addresses = [address("manage"), *(address(view, KEY, db_alias) for view in ("failures", "history", "status"))]
+
+    assert [client.get(each + query).status_code for each in addresses] == [200] * 4
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ({"do": "resolve", "reason": "  "}, "Say why these objects need not be done"),
+        ({"do": "explode"}, "Nothing was done"),
+        ({"do": "retry", "ids": "123456"}, "None of these failed objects"),
+        ({"do": "resolve", "group": "x", "reason": "y"}, "None of these failed objects"),
+    ],
+    ids=["no reason", "no such verb", "no such object", "no such group"],
+)
+@only_sqlite
+def test_what_cannot_be_done_about_failures_is_said(client, db_alias, form, text):
+    record = fail(db_alias)
+
+    response = client.post(address("failures", KEY, db_alias), form)
+
+    assert said(response)[0].startswith(text)
+    assert MigrationRecord.objects.get().attempt_id == record.attempt_id
+    assert FailedObject.objects.get().resolved_at is None

@@ -1,0 +1,184 @@
+"""Who may do what: each kind of user on each address and each verb."""
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+
+from massmigration.migrations import SimpleMigration
+from massmigration.models import FailedObject, MigrationRecord
+from massmigration.states import Status
+from testsupport.adhoc import register
+
+KEY = "testapp:9000_adhoc"
+NOW = "2026-01-02T03:04:05Z"
+
+USERS = {
+    "anonymous": None,
+    "staff": [],
+    "runner who may not view": ["run"],
+    "viewer": ["view"],
+    "runner": ["view", "run"],
+    "controller": ["view", "control"],
+    "forgetter": ["view", "forget"],
+    "superuser": ["view", "run", "control", "forget"],
+}
+GETS = {
+    "manage": "view",
+    "detail": "view",
+    "status": "view",
+    "failures": "view",
+    "history": "view",
+    "run": "run",
+    "delete": "forget",
+}
+STATUSES = {"pause": "running", "resume": "paused", "cancel": "running", "heal": "running"}
+POSTS = {
+    "pause": "control",
+    "resume": "control",
+    "cancel": "control",
+    "heal": "control",
+    "retry": "run",
+    "restart": "run",
+    "fake": "run",
+    "forget": "forget",
+}
+
+
+class Once(SimpleMigration):
+    def operation(self, db_alias):
+        pass
+
+
+pytestmark = pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+
+
+@pytest.fixture(autouse=True)
+def project(settings, monkeypatch):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    register(monkeypatch, Once)
+
+
+def client_of(name):
+    client = Client(enforce_csrf_checks=False)
+    if name == "anonymous":
+        return client
+    if name == "superuser":
+        client.force_login(User.objects.create_superuser("ann"))
+        return client
+    user = User.objects.create_user("ann", is_staff=name == "staff")
+    codenames = [f"{each}_migrationrecord" for each in USERS[name]]
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    client.force_login(user)
+    return client
+
+
+def is_allowed(name, permission):
+    return {"view", permission} <= set(USERS[name] or ())
+
+
+def refused(name, is_json=False):
+    return 302 if name == "anonymous" and not is_json else 403
+
+
+def make(status, **fields):
+    return MigrationRecord.objects.create(key=KEY, status=status, is_planned=True, **fields)
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("view", GETS)
+def test_pages_are_shown_to_those_who_may_see_them(db_alias, name, view):
+    make(Status.PAUSED)
+    address = reverse(f"massmigration_{view}", args=[] if view == "manage" else [KEY, db_alias])
+
+    response = client_of(name).get(address)
+
+    assert response.status_code == (200 if is_allowed(name, GETS[view]) else refused(name, view == "status"))
+    if response.status_code == 302:
+        assert response.url.startswith("/admin/login/?next=")
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("verb", POSTS)
+def test_verbs_are_obeyed_from_those_who_may_give_them(db_alias, name, verb):
+    record = make(STATUSES.get(verb, "failed"))
+    address = reverse("massmigration_give", args=[verb, KEY, db_alias])
+    form = {"typed": "9000_adhoc", "seen": f"{record.attempt_id} {record.status}"}
+
+    response = client_of(name).post(address, form)
+
+    now = MigrationRecord.objects.filter(key=KEY).first()
+    has_changed = now is None or (now.status, now.attempt_id) != (record.status, record.attempt_id)
+    assert has_changed == (is_allowed(name, POSTS[verb]) and verb != "heal")
+    assert response.status_code == (302 if is_allowed(name, POSTS[verb]) else refused(name))
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("form", [{}, {"dry_run": "1", "size": "1"}], ids=["start", "dry run"])
+def test_migrations_are_started_and_tried_by_those_who_may_run_them(db_alias, name, form):
+    response = client_of(name).post(reverse("massmigration_run", args=[KEY, db_alias]), form)
+
+    may = is_allowed(name, "run")
+    assert MigrationRecord.objects.exists() == (may and not form)
+    assert response.status_code == ((200 if form else 302) if may else refused(name))
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("do", ["retry", "resolve"])
+def test_failed_objects_are_mended_by_those_who_may_run(db_alias, name, do):
+    record = make(Status.FAILED)
+    FailedObject.objects.create(
+        record=record, attempt_id=record.attempt_id, stage=0, shard=0, object_pk=[1], was_passed=True, failed_at=NOW
+    )
+
+    client_of(name).post(reverse("massmigration_failures", args=[KEY, db_alias]), {"do": do, "reason": "none"})
+
+    has_changed = (
+        MigrationRecord.objects.get().status != Status.FAILED or FailedObject.objects.get().resolved_at is not None
+    )
+    assert has_changed == is_allowed(name, "run")
+
+
+@pytest.mark.parametrize("verb", POSTS)
+def test_a_get_changes_nothing(db_alias, verb):
+    record = make(STATUSES.get(verb, "failed"))
+
+    client_of("superuser").get(reverse("massmigration_give", args=[verb, KEY, db_alias]))
+
+    now = MigrationRecord.objects.get()
+    assert (now.status, now.attempt_id) == (record.status, record.attempt_id)
+
+
+@pytest.mark.parametrize("view", ["run", "failures", "delete"])
+def test_a_post_without_its_token_changes_nothing(db_alias, view):
+    record = make(Status.FAILED)
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("ann"))
+    form = {"typed": "9000_adhoc", "seen": f"{record.attempt_id} failed", "do": "retry"}
+
+    response = client.post(reverse(f"massmigration_{view}", args=[KEY, db_alias]), form)
+
+    assert response.status_code == 403
+    assert MigrationRecord.objects.get().attempt_id == record.attempt_id
+
+
+def test_a_project_without_the_middleware_is_protected_all_the_same(db_alias, settings):
+    make(Status.RUNNING)
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "csrf" not in name]
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("ann"))
+
+    response = client.post(reverse("massmigration_give", args=["pause", KEY, db_alias]))
+
+    assert response.status_code == 403
+    assert MigrationRecord.objects.get().status == Status.RUNNING
+
+
+@pytest.mark.parametrize("name", ["viewer", "controller", "superuser"])
+def test_buttons_are_offered_to_those_who_may_press_them(db_alias, name):
+    make(Status.RUNNING)
+
+    page = client_of(name).get(reverse("massmigration_detail", args=[KEY, db_alias])).content.decode()
+
+    offered = {verb for verb in POSTS if f'data-mm-verb="{verb}"' in page}
+    assert offered == {verb for verb, permission in POSTS.items() if is_allowed(name, permission)}

@@ -1,0 +1,6 @@
+"""The Celery app of worker processes, as a project has one: `celery -A testsupport.celery_app worker`."""
+
+from celery import Celery
+
+app = Celery("tests")
+app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -1,0 +1,1 @@
+"""What the operations on data are tested with: models, and a migration for each operation."""

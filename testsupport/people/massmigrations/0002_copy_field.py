@@ -1,0 +1,6 @@
+from massmigration.operations import CopyFieldData, OperationsMigration
+
+
+class Migration(OperationsMigration):
+    batch_size = 200
+    operations = [CopyFieldData("people.Person", "name", "nick")]

@@ -1,0 +1,6 @@
+"""The URLs of a project that has not included the pages."""
+
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [path("admin/", admin.site.urls)]

@@ -1,0 +1,37 @@
+"""Environments of their own, for programs whose requirements do not agree with ours; made once for a test run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+VARIABLE = "TEST_VENVS_DIR"
+
+
+def environment(name: str, requirements: Sequence[str], *, python: str = sys.executable) -> Path:
+    """The interpreter of an environment with these requirements. Fails the test if they cannot be installed."""
+    folder = Path(os.environ[VARIABLE]) / name
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of pytest-xdist share it
+        interpreter = folder / "bin" / "python"
+        if not (folder / "complete").exists():
+            _run(["venv", "--quiet", "--allow-existing", "--python", python, str(folder)], requirements)
+            _run(["pip", "install", "--quiet", "--python", str(interpreter), *requirements], requirements)
+            (folder / "complete").touch()
+    return interpreter
+
+
+def _run(arguments: list[str], requirements: Sequence[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "uv", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.fail(
+            f"This test needs {', '.join(requirements)} from the package index, and could not install it: {reason}",
+            pytrace=False,
+        )
