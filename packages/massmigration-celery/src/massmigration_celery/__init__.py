@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from massmigration_celery.backend import CeleryBackend
+
+__all__ = ["CeleryBackend"]

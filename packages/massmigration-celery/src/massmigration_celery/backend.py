@@ -1,0 +1,171 @@
+"""The backend: sends jobs to Celery, and says how it is."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from celery import Celery, Task, chord, current_app
+from celery.backends.redis import RedisBackend
+from celery.exceptions import Ignore
+from django.core.checks import CheckMessage, Error, Info, Warning
+from kombu.exceptions import ChannelError
+
+from massmigration.backends.base import AdminAction, BackendHealth, BaseBackend
+from massmigration.backends.holding import Holder
+from massmigration.jobs import Job
+from massmigration_celery import tasks
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = {"queue", "exchange", "routing_key", "priority", "headers", "compression", "time_limit", "soft_time_limit"}
+VISIBILITY_TIMEOUTS = {"redis": 3600, "rediss": 3600, "sentinel": 3600, "sqs": 1800}  # in seconds, by default
+
+
+def _describe(sender: Any, *args: Any, **kwargs: Any) -> str:
+    return f"Celery task {sender.name if isinstance(sender, Task) else args[0]}"
+
+
+def _stand_in(*args: Any, **kwargs: Any) -> Any:
+    return current_app.AsyncResult("held back")
+
+
+holder = Holder((Celery, "send_task"), (Task, "apply_async"), describe=_describe, stand_in=_stand_in)
+
+
+class CeleryBackend(BaseBackend):
+    """Options are those of Celery's `apply_async`: `queue`, `priority`, `routing_key`, `time_limit` and the like."""
+
+    supports_delay = True
+
+    def send(self, payload: str, delay: dt.timedelta | None) -> None:
+        self._signature(payload, delay).apply_async()
+
+    def send_all(self, payloads: Sequence[str], finish: str) -> None:
+        if not self._why_no_chord():
+            try:
+                chord([self._part(payload) for payload in payloads])(self._signature(finish))
+                return
+            except Exception:
+                logger.warning("No chord could be sent; its jobs are sent one by one.", exc_info=True)
+        super().send_all(payloads, finish)
+
+    def send_continuation(self, payload: str, delay: dt.timedelta | None) -> None:
+        request: Any = tasks.job.request
+        if request.chord:
+            try:
+                tasks.job.replace(self._part(payload, delay))
+            except Ignore:  # it has been sent, and the task must end by this
+                request.is_replaced = True
+                return
+            except Exception:
+                logger.warning("A job goes on without its chord, which does not answer.", exc_info=True)
+        self.send(payload, delay)
+
+    def stop_requested(self) -> bool:
+        return bool(tasks.is_stopping[0])
+
+    def hard_time_limit(self) -> dt.timedelta | None:
+        names = ("time_limit", "soft_time_limit")
+        limits = [getattr(whose, name, None) for whose in (tasks.job, tasks.this_worker) for name in names]
+        limits += [self.options.get(name) for name in names]
+        return min((dt.timedelta(seconds=limit) for limit in limits if limit), default=None)
+
+    def check(self) -> Iterator[CheckMessage]:
+        conf = current_app.conf
+        if unknown := sorted(self.options.keys() - OPTIONS):
+            text = f"CeleryBackend was given the options {unknown}; it knows {sorted(OPTIONS)}."
+            yield Error(text, hint="See MASSMIGRATION_BACKEND_OPTIONS.", id="massmigration_celery.E001")
+        transport = str(conf.broker_write_url or conf.broker_url).partition(":")[0]
+        visible = conf.broker_transport_options.get("visibility_timeout", VISIBILITY_TIMEOUTS.get(transport))
+        if transport in VISIBILITY_TIMEOUTS and visible < 2 * self.job_duration().total_seconds():
+            text = f"The broker's visibility_timeout is {visible} s; jobs of {self.job_duration()} may last longer."
+            hint = "Make it longer in broker_transport_options, or MASSMIGRATION_JOB_DURATION shorter."
+            yield Warning(text, hint=hint, id="massmigration_celery.W001")
+        if why := self._why_no_chord():
+            text = "Shards are sent as single tasks, not as a chord. Migrations run all the same."
+            yield Info(text, hint=why.partition("\n")[0], id="massmigration_celery.I001")
+
+    def health(self) -> BackendHealth:
+        with self._queue() as queue:
+            memory = queue.channel.client.info("memory") if hasattr(queue.channel, "client") else {}
+            queued = _length(queue)
+        listening = current_app.control.inspect(timeout=1).active_queues() or {}
+        workers = sum(queue.name in [each["name"] for each in theirs] for theirs in listening.values())
+        problem = "" if workers else f"No worker answers that takes tasks from queue {queue.name!r}. Start one."
+        if memory.get("maxmemory") and memory["maxmemory_policy"].startswith("allkeys"):
+            problem = "Redis drops jobs when its memory is full: set its maxmemory-policy to noeviction."
+        details = {"queue": queue.name, "workers of all queues": len(listening)}
+        return BackendHealth(workers=workers, queued=queued, details=details, problem=problem)
+
+    def hold_back(self) -> contextlib.AbstractContextManager[list[str]]:
+        return holder.hold_back()
+
+    @property
+    def admin_actions(self) -> Sequence[AdminAction]:  # type: ignore[override]
+        what = "Takes the tasks of these runs from the queue and the workers. What runs goes on until its next task."
+        revoke = AdminAction(name="revoke", label="Revoke queued Celery tasks", description=what, call=self._revoke)
+        what = "Asks every worker what it is doing for these runs."
+        show = AdminAction(name="show_workers", label="Show what Celery workers do", description=what, call=self._show)
+        return [revoke, self.send_again, show]
+
+    def _revoke(self, records: Sequence[Any], actor: str) -> str:
+        fetched = [each["id"] for state in ("reserved", "scheduled") for _, each, _ in _at_workers(state, records)]
+        current_app.control.revoke(fetched)
+        with self._queue() as queue:
+            found = [message for message in (queue.get() for _ in range(_length(queue))) if message]
+            mine = [
+                each for each in found if _job(each.headers.get("task"), lambda each=each: each.payload[0], records)
+            ]
+            for message in found:
+                message.ack() if message in mine else message.requeue()
+        return f"Revoked {len(mine)} tasks in queue {queue.name!r}, and {len(fetched)} that workers had fetched."
+
+    def _show(self, records: Sequence[Any], actor: str) -> str:
+        found = _at_workers("active", records)
+        lines = [f"{worker}: {job.key}, {job.what}" for worker, _, job in found]
+        return "; ".join(lines) or "No worker that answers does anything for these."
+
+    @contextlib.contextmanager
+    def _queue(self) -> Iterator[Any]:
+        """The queue that jobs go to, over a connection of its own."""
+        with current_app.connection_for_write() as connection:
+            yield current_app.amqp.router.route(dict(self.options), tasks.job.name)["queue"](connection.default_channel)
+
+    def _signature(self, payload: str, delay: dt.timedelta | None = None, **more: Any) -> Any:
+        options = {**self.options, **more, **({"countdown": delay.total_seconds()} if delay else {})}
+        return tasks.job.si(payload).set(**options)
+
+    def _part(self, payload: str, delay: dt.timedelta | None = None) -> Any:
+        """One of a chord. Redis counts by itself; elsewhere Celery counts results."""
+        return self._signature(payload, delay, ignore_result=isinstance(current_app.backend, RedisBackend))
+
+    def _why_no_chord(self) -> str:
+        try:
+            current_app.backend.ensure_chords_allowed()
+        except Exception as error:
+            return str(error)
+        return ""
+
+
+def _length(queue: Any) -> int:
+    try:
+        return int(queue.queue_declare(passive=True).message_count)
+    except ChannelError:  # nobody has sent to it, or listens to it
+        return 0
+
+
+def _job(task: str, arguments: Any, records: Sequence[Any]) -> Job | None:
+    """The job in a task of anybody's, if it is these runs'."""
+    return Job.of(arguments()[0], [record.attempt_id for record in records]) if task == tasks.job.name else None
+
+
+def _at_workers(state: str, records: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any], Job]]:
+    """What workers say of these runs' tasks that are active, reserved or scheduled: worker, task, job."""
+    for worker, each in (getattr(current_app.control.inspect(timeout=1), state)() or {}).items():
+        for task in (item.get("request", item) for item in each):
+            if job := _job(task["name"], lambda task=task: task["args"], records):
+                yield worker, task, job

@@ -1,0 +1,44 @@
+import random
+import time
+
+import pytest
+
+from massmigration import api
+from testsupport import oracle
+from testsupport.celery_fleet import KEY, PAUSE, ROWS, fleet_of
+from testsupport.workers import wait_until
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture
+def rng(record_property):
+    # pytest-randomly has seeded this, so that `-p randomly_seed=...` repeats it.
+    seed = random.getrandbits(32)
+    record_property("seed", seed)
+    return random.Random(seed)
+
+
+def assert_exactly_once(db_alias):
+    assert oracle.counts(db_alias) == [1]
+    assert oracle.tally(db_alias) == (ROWS, 0, 0)
+    assert oracle.verbs(db_alias) == ["launch", "plan", "applied"]
+
+
+def test_two_killed_and_one_stopped_lose_and_repeat_nothing(server_alias, broker, rng, record_property):
+    url, pool, result_backend = broker
+    with fleet_of(server_alias, url, pool, result_backend=result_backend) as fleet:
+        fleet.start(4, pause=PAUSE)
+        api.launch(KEY, server_alias)
+        fleet.kill_one(rng)
+        fleet.kill_one(rng, is_inside=True)
+        stopped = rng.choice(wait_until(fleet.owners))
+        time.sleep(rng.uniform(0, 0.5))
+        stopped.terminate()
+        assert stopped.wait() == 0
+
+        seconds = fleet.wait_until_applied()
+
+        record_property("kills inside a transaction", fleet.kills_inside)
+        print(f"{fleet.kills_inside} of 2 kills fell into a transaction; applied {seconds:.1f} s after the last.")  # noqa: T201
+    assert_exactly_once(server_alias)
