@@ -1,0 +1,36 @@
+import pytest
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.timeouts import TimerDeathPenalty
+
+# RQ 1.16 warns of itself.
+QUIET = pytest.mark.filterwarnings("ignore:The `[a-z]+_connection` function is deprecated:DeprecationWarning")
+
+
+class InProcess(SimpleWorker):
+    """Leaves the signals of the tests' process alone."""
+
+    death_penalty_class = TimerDeathPenalty
+
+    def _install_signal_handlers(self):
+        pass
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == item.config.rootpath / "packages/massmigration-rq/tests":
+            item.add_marker(QUIET)
+
+
+@pytest.fixture
+def queue(redis_url):
+    """A queue of a Redis that is emptied after the test."""
+    queue = Queue("tests", connection=Redis.from_url(redis_url))
+    yield queue
+    queue.connection.flushdb()
+
+
+@pytest.fixture
+def work(queue):
+    """Runs a worker in this process until the queue is empty."""
+    return lambda: InProcess([queue], connection=queue.connection, serializer=queue.serializer).work(burst=True)

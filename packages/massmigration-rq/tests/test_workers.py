@@ -1,0 +1,151 @@
+import os
+import random
+import signal
+import sys
+import time
+
+import pytest
+from redis import Redis
+from rq import Queue
+
+from massmigration import api
+from testsupport import oracle
+from testsupport.fleet import ProcessFleet
+from testsupport.workers import wait_until
+
+KEY = "testapp:0004_by_batch"
+ROWS = 50_000
+RQ = "massmigration_rq.RQBackend"
+LEASE = 1
+PAUSE = 0.005
+INSIDE = 5
+
+# Runs the management command of django-rq, which is not among the installed apps of other tests.
+MANAGE = (
+    "import sys; from django.conf import settings; from django.core.management import execute_from_command_line; "
+    "settings.INSTALLED_APPS.append('django_rq'); execute_from_command_line(sys.argv)"
+)
+
+
+def forking(db_alias, url, **settings):
+    """Workers of django-rq, on one of its queues."""
+    command = [sys.executable, "-c", MANAGE, "rqworker", "low"]
+    return fleet(db_alias, command, {"RQ_QUEUES": {"low": {"URL": url}}}, {"queue": "low"}, **settings)
+
+
+def simple(db_alias, url, **settings):
+    """Workers of plain RQ, on a Redis at a URL."""
+    command = [sys.executable, "-m", "rq.cli", "worker", "--url", url, "--worker-class", "rq.SimpleWorker", "low"]
+    return fleet(db_alias, command, {}, {"queue": "low", "url": url}, **settings)
+
+
+def fleet(db_alias, command, more, options, **settings):
+    settings = {"LEASE": LEASE, "BATCH_DURATION": 0.3, "BATCH_SIZE": 100, "JOB_DURATION": 1, "SHARDS": 8, **settings}
+    more = {**more, "MASSMIGRATION_BACKEND": RQ, "MASSMIGRATION_BACKEND_OPTIONS": options}
+    return ProcessFleet(db_alias, command, ready="Listening on", more=more, **settings)
+
+
+@pytest.fixture
+def url(redis_url):
+    yield redis_url
+    Redis.from_url(redis_url).flushdb()
+
+
+@pytest.fixture
+def rng(record_property):
+    # pytest-randomly has seeded this, so that `-p randomly_seed=...` repeats it.
+    seed = random.getrandbits(32)
+    record_property("seed", seed)
+    return random.Random(seed)
+
+
+def launch(fleet):
+    oracle.make_items(fleet.db_alias, ROWS)
+    api.launch(KEY, fleet.db_alias, actor="code:test")
+
+
+def assert_exactly_once(db_alias):
+    assert oracle.counts(db_alias) == [1]
+    assert oracle.tally(db_alias) == (ROWS, 0, 0)
+
+
+def in_the_middle(fleet, rng):
+    """A worker that holds a shard, frozen at a random time."""
+    worker = rng.choice(wait_until(fleet.owners))
+    time.sleep(rng.uniform(0, 0.3))
+    assert fleet.status() == "running"
+    worker.freeze()
+    return worker
+
+
+def kill(fleet, rng):
+    fleet.kill_one(rng, within=0.3)
+
+
+def kill_and_replace(fleet, rng):
+    kill(fleet, rng)
+    fleet.begin(pause=PAUSE)
+
+
+def kill_horse(fleet, rng):
+    """End the process that a worker has forked for its job; the worker lives."""
+    worker = in_the_middle(fleet, rng)
+    fleet.kills_inside += worker.has_uncommitted_work()
+    worker.kill_children()
+    os.kill(worker.pid, signal.SIGCONT)
+    worker.frozen = []
+
+
+def kill_rider(fleet, rng):
+    """End a worker, but not the process that it has forked for its job, which goes on."""
+    worker = in_the_middle(fleet, rng)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    for horse in worker.frozen[1:]:
+        os.kill(horse, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("workers", "until_inside", "then"),
+    [
+        pytest.param(forking, kill_horse, kill_rider, id="forking"),
+        pytest.param(simple, kill_and_replace, kill, id="simple"),
+    ],
+)
+def test_kills_lose_and_repeat_nothing(server_alias, url, workers, until_inside, then, rng, record_property):
+    with workers(server_alias, url) as fleet:
+        fleet.start(4, pause=PAUSE)
+        launch(fleet)
+        while fleet.kills_inside < INSIDE:
+            until_inside(fleet, rng)
+        then(fleet, rng)
+        asked = rng.choice(wait_until(fleet.owners))
+        asked.terminate()
+        asked.wait()
+        kill(fleet, rng)
+        fleet.hurry()
+        seconds = fleet.wait_until_applied(timeout=60)
+
+    print(f"{fleet.kills_inside} kills inside a transaction; applied {seconds:.1f} s after the last.")  # noqa: T201
+    record_property("kills inside a transaction", fleet.kills_inside)
+    assert asked.wait() == 0
+    assert_exactly_once(server_alias)
+
+
+@pytest.mark.parametrize("workers", [forking, simple])
+def test_a_worker_that_is_asked_to_stop_ends_its_job_after_the_batch(server_alias, url, workers):
+    with workers(server_alias, url, SHARDS=1, JOB_DURATION=600) as fleet:
+        (worker,) = fleet.start(pause=PAUSE)
+        launch(fleet)
+        wait_until(fleet.done)
+        worker.terminate()
+        exit_code = worker.wait()
+        done, left = fleet.done(), [job.description for job in Queue("low", connection=Redis.from_url(url)).jobs]
+        fleet.hurry()
+        fleet.start()
+        fleet.wait_until_applied()
+
+    assert exit_code == 0
+    assert done < ROWS
+    assert f"massmigration {KEY}, shard 0 of stage 0" in left
+    assert_exactly_once(server_alias)
