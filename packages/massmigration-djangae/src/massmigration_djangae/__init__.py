@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from massmigration_djangae.app_engine import DjangaeBackend
+from massmigration_djangae.backend import CloudTasksBackend
+
+__all__ = ["CloudTasksBackend", "DjangaeBackend"]

@@ -1,0 +1,100 @@
+"""Delivers to App Engine, for projects of djangae's: its settings, and what django-mass-migration passed on to it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error
+from django.db.models import QuerySet
+from django.urls import NoReverseMatch, reverse
+from google.cloud import tasks_v2
+
+from massmigration.jobs import Job, JobKind
+from massmigration_djangae import auth, checks, legacy
+from massmigration_djangae.backend import CloudTasksBackend
+from massmigration_djangae.options import Options, read
+
+DEFAULT_VERSION = "default"
+"""djangae's word for whichever version serves when the job is delivered."""
+
+EMULATOR = "127.0.0.1:9022"
+"""Where djangae looks for one."""
+
+
+class DjangaeBackend(CloudTasksBackend):
+    """Delivers to a service of App Engine's.
+
+    Reads `CLOUD_TASKS_PROJECT_ID` and `CLOUD_TASKS_LOCATION`, and django-mass-migration's `backend_params`.
+    Off App Engine it talks to an emulator, as djangae does.
+    """
+
+    longest_deadline = dt.timedelta(hours=24, seconds=15)
+    """Of services with basic or manual scaling; those that scale automatically end requests after ten minutes."""
+
+    verifier = staticmethod(auth.by_app_engine)
+
+    more_options = legacy.PARAMS
+
+    def read_options(self, options: Mapping[str, Any]) -> Options:
+        own = {
+            "project": getattr(settings, "CLOUD_TASKS_PROJECT_ID", None),
+            "location": getattr(settings, "CLOUD_TASKS_LOCATION", None),
+            "version": os.environ.get("GAE_VERSION"),
+        }
+        self.old = legacy.read(options)
+        given = {**{name: value for name, value in own.items() if value}, **options, **self.old.options}
+        return read(given) if auth.is_on_app_engine() else read(given, project="example", emulator=EMULATOR)
+
+    def required(self) -> Iterable[str]:
+        return ("project", "location", "queue")
+
+    def hard_time_limit(self) -> dt.timedelta:
+        return self.given.deadline or dt.timedelta(minutes=10)
+
+    def send(self, payload: str, delay: dt.timedelta | None) -> None:
+        super().send(payload, delay or self._first_delay(payload))
+
+    def split(self, queryset: QuerySet[Any], keyset: Any, count: int) -> Any:
+        return self.old.split(queryset, keyset, count, super().split)
+
+    def check(self) -> Iterable[CheckMessage]:
+        yield from super().check()
+        yield from self.old.check()
+
+    def problems_of_target(self) -> Iterable[CheckMessage]:
+        try:
+            path = self._path()
+        except NoReverseMatch:
+            yield Error(
+                "massmigration_djangae's page is not in the URLconf: App Engine has nowhere to deliver to.",
+                hint=checks.INCLUDE,
+                id="massmigration_djangae.E005",
+            )
+            return
+        yield from checks.of_redirects(path)
+
+    def task_of(self, payload: str) -> dict[str, Any]:
+        routing = {"service": self.given.service, "version": self.given.version, "instance": self.given.instance}
+        if self.given.version == DEFAULT_VERSION:
+            del routing["version"]
+        return {
+            "app_engine_http_request": {
+                "http_method": tasks_v2.HttpMethod.POST,
+                "relative_uri": self._path(),
+                "headers": {"Content-Type": "application/json"},
+                "app_engine_routing": {name: value for name, value in routing.items() if value},
+                "body": payload.encode(),
+            }
+        }
+
+    def _path(self) -> str:
+        return self.given.url or reverse(checks.VIEW)
+
+    def _first_delay(self, payload: str) -> dt.timedelta | None:
+        """What `_countdown` or `_eta` say of the job that begins the migration."""
+        job = Job.loads(payload)
+        return self.old.delay() if job.kind is JobKind.PLAN and job.stage == 0 else None

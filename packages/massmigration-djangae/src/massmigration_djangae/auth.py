@@ -1,0 +1,95 @@
+"""Authenticates the requests that bring jobs. Whatever is not proven is refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import google.auth.transport
+import google.auth.transport.requests
+from django.conf import settings
+from django.http import HttpRequest
+from google.auth import exceptions as auth_exceptions
+from google.oauth2 import id_token
+
+from massmigration_djangae.exceptions import NotAuthentic
+from massmigration_djangae.options import Options
+
+logger = logging.getLogger(__name__)
+
+Verifier = Callable[[HttpRequest, Options], None]
+"""Raises `NotAuthentic` unless the request comes from the queue; any other exception has it delivered again."""
+
+CLOCK_SKEW = 10
+"""Seconds by which our clock and Google's may differ."""
+
+CERTIFICATES_AGE = 3600.0
+"""Seconds that Google's certificates are kept. New ones are published days before they sign."""
+
+
+class CachedCertificates(google.auth.transport.Request):
+    """Fetches Google's certificates, once an hour."""
+
+    def __init__(self, fetch: Any = None) -> None:
+        self._fetch = fetch
+        self._kept: dict[str, tuple[float, Any]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, url: str, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            fetched_at, response = self._kept.get(url, (0.0, None))
+            if response is None or time.monotonic() - fetched_at > CERTIFICATES_AGE:
+                self._fetch = self._fetch or google.auth.transport.requests.Request()
+                response = self._fetch(url, *args, **kwargs)
+                if response.status == 200:
+                    self._kept[url] = (time.monotonic(), response)
+            return response
+
+
+certificates = CachedCertificates()
+
+
+def signed(request: HttpRequest, options: Options, certificates: Any = certificates) -> None:
+    """Google has signed the request, for this audience and this service account. The verifier of HTTP targets."""
+    if not options.audience or not options.service_account:
+        raise NotAuthentic("The backend's options audience (or url) and service_account are not set: nobody gets in.")
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise NotAuthentic("The request has no token.")
+    verify: Any = id_token.verify_oauth2_token
+    try:
+        claims = verify(token, certificates, options.audience, clock_skew_in_seconds=CLOCK_SKEW)
+    except auth_exceptions.TransportError:
+        raise  # Google's certificates could not be fetched: nothing is known of the token
+    except Exception as error:  # a token can be broken in ways that the library did not think of
+        raise NotAuthentic(f"The token is not accepted: {type(error).__name__}: {error}") from error
+    if claims.get("email_verified") is not True:
+        raise NotAuthentic("The token's e-mail address is not verified.")
+    if claims.get("email") != options.service_account:
+        raise NotAuthentic(f"The token is of {claims.get('email')!r}; only {options.service_account!r} gets in.")
+
+
+def by_app_engine(request: HttpRequest, options: Options) -> None:
+    """App Engine's own header, which its front end takes from everybody else. The verifier of App Engine targets."""
+    if not is_on_app_engine():
+        raise NotAuthentic("This is not App Engine, where alone its headers can be believed.")
+    if not request.headers.get("X-AppEngine-TaskName"):
+        raise NotAuthentic("The request has no header of App Engine's queues.")
+
+
+def development(request: HttpRequest, options: Options) -> None:
+    """Everybody, while `DEBUG` is true. For emulators, which do not sign."""
+    if not settings.DEBUG:
+        raise NotAuthentic("The development verifier lets nobody in when DEBUG is false.")
+
+
+DEVELOPMENT = f"{development.__module__}.{development.__qualname__}"
+
+
+def is_on_app_engine() -> bool:
+    """Whether this process runs in App Engine's standard environment, whose front end strips forged headers."""
+    return os.environ.get("GAE_ENV") == "standard"
