@@ -8,8 +8,8 @@ from django.conf import settings
 from django.core.management import call_command
 
 
-def create() -> None:
-    """Make it if it is not there, and the records' tables in it."""
+def create(**options: bool) -> None:
+    """Make it if it is not there, and the tables in it."""
     given = settings.DATABASES["default"]
     if os.environ["BENCH_DATABASE"] == "postgresql":
         import psycopg
@@ -24,4 +24,4 @@ def create() -> None:
         connection = MySQLdb.connect(**login)
         connection.cursor().execute(f"CREATE DATABASE IF NOT EXISTS {given['NAME']}")
         connection.close()
-    call_command("migrate", verbosity=0)
+    call_command("migrate", verbosity=0, **options)

@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 from testsupport.settings import server
 
 DATABASE = os.environ.get("BENCH_DATABASE", "sqlite")
-if DATABASE == "sqlite":
-    path = os.path.join(os.environ.get("BENCH_FOLDER", "."), "bench.sqlite3")  # noqa: PTH118
-    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": path, "OPTIONS": {"timeout": 30}}}
-elif DATABASE == "postgresql":
-    DATABASES = {"default": server("postgresql", os.environ["TEST_POSTGRES_URL"], {})}
-else:
+DRIVER = "sqlite3"
+
+
+def postgresql() -> dict[str, Any]:
+    return server("postgresql", os.environ["TEST_POSTGRES_URL"], {})
+
+
+def mariadb() -> dict[str, Any]:
+    return server("mysql", os.environ["TEST_MARIADB_URL"], {"charset": "utf8mb4"})
+
+
+def sqlite() -> dict[str, Any]:
+    """As the documentation advises."""
+    path = Path(os.environ.get("BENCH_FOLDER", ".")) / os.environ.get("BENCH_FILE", "bench.sqlite3")
+    pragmas = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"
+    return {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(path),
+        "OPTIONS": {"timeout": 30, "init_command": pragmas},
+    }
+
+
+if DATABASE == "mariadb":
     try:
-        import MySQLdb  # noqa: F401  # the C driver, where it is installed
+        import MySQLdb
+
+        DRIVER = f"mysqlclient {MySQLdb.__version__}"
     except ImportError:
         import pymysql
 
         pymysql.install_as_MySQLdb()
-    DATABASES = {"default": server("mysql", os.environ["TEST_MARIADB_URL"], {"charset": "utf8mb4"})}
+        DRIVER = f"PyMySQL {pymysql.__version__}, which is slower than mysqlclient"
+elif DATABASE == "postgresql":
+    DRIVER = "psycopg"
+
+DATABASES = {"default": {"postgresql": postgresql, "mariadb": mariadb, "sqlite": sqlite}[DATABASE]()}
+if name := os.environ.get("BENCH_NAME"):
+    DATABASES["default"]["NAME"] = name
 
 SECRET_KEY = "only for benchmarks"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["massmigration", "benchmarks.benchapp"]
-MASSMIGRATION_BACKEND = "massmigration.backends.immediate.ImmediateBackend"
+MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False
+MASSMIGRATION_BACKEND = os.environ.get("BENCH_BACKEND", "massmigration.backends.immediate.ImmediateBackend")

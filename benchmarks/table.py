@@ -1,46 +1,79 @@
-"""Makes the benchmark's table, fresh for every measurement: a second UPDATE of one row costs another price."""
+"""Makes the benchmark's table, and hands out slices of it that nothing has been written to."""
 
 from __future__ import annotations
 
 from django.db import connection
 
 from benchmarks.benchapp.models import Item
-from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 
 _NAME = {"mysql": "CONCAT('Item number ', n)"}
 _NUMBERS = {"postgresql": "generate_series(1, {rows}) AS n"}
 _RECURSION = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {rows}) "
 
 
-def _fill(vendor: str, rows: int) -> str:
+def _fill(vendor: str, rows: int, offset: int) -> str:
     table = connection.ops.quote_name(Item._meta.db_table)
     recursion = "" if vendor in _NUMBERS else _RECURSION.format(rows=rows)
     name = _NAME.get(vendor, "'Item number ' || n")
     source = _NUMBERS.get(vendor, "numbers").format(rows=rows)
-    values = f"SELECT {name}, NULL, n % 1000, '{'x' * 120}' FROM {source}"
-    return f"INSERT INTO {table} (name, slug, counter, payload) {recursion}{values}"
+    values = f"SELECT n + {offset}, {name}, NULL, n % 1000, '{'x' * 120}' FROM {source}"
+    return f"INSERT INTO {table} (id, name, slug, counter, payload) {recursion}{values}"
 
 
-def rebuild(rows: int) -> None:
-    """Drop the table, fill it again, and have the server settle."""
-    for model in (FailedObject, ShardRecord, MigrationRecord, Event):
-        model.objects.all().delete()
+def rebuild(rows: int, *, sparse: int = 0, sparse_from: int = 10**12) -> None:
+    """Drop the table, fill it again with ids from 1, and with `sparse` more from far off; have the server settle."""
+    forget_runs()
     with connection.schema_editor() as editor:
         if Item._meta.db_table in connection.introspection.table_names():
             editor.delete_model(Item)
         editor.create_model(Item)
     with connection.cursor() as cursor:
         if connection.vendor == "mysql":
-            cursor.execute(f"SET SESSION max_recursive_iterations = {rows + 1}")
-        cursor.execute(_fill(connection.vendor, rows))
-        table = connection.ops.quote_name(Item._meta.db_table)
-        settle = {"postgresql": ["VACUUM ANALYZE " + table, "CHECKPOINT"], "mysql": ["ANALYZE TABLE " + table]}
-        for statement in settle.get(connection.vendor, []):
+            cursor.execute(f"SET SESSION max_recursive_iterations = {rows + sparse + 1}")
+        cursor.execute(_fill(connection.vendor, rows, 0))
+        if sparse:
+            cursor.execute(_fill(connection.vendor, sparse, sparse_from))
+    settle()
+    assert Item.objects.count() == rows + sparse
+
+
+def settle() -> None:
+    """Nothing is left to be written when this returns."""
+    table = connection.ops.quote_name(Item._meta.db_table)
+    statements = {
+        "postgresql": [f"VACUUM ANALYZE {table}", "CHECKPOINT"],
+        "mysql": [f"ANALYZE TABLE {table}"],
+        "sqlite": ["PRAGMA wal_checkpoint(TRUNCATE)"],
+    }
+    with connection.cursor() as cursor:
+        for statement in statements[connection.vendor]:
             cursor.execute(statement)
-    assert Item.objects.count() == rows
+            if connection.vendor != "postgresql":
+                cursor.fetchall()
 
 
-def check(rows: int) -> None:
+def forget_runs() -> None:
+    """Delete all records of the engine."""
+    from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
+
+    for model in (FailedObject, ShardRecord, MigrationRecord, Event):
+        model.objects.all().delete()
+
+
+class Slices:
+    """Runs of ids, each given out once."""
+
+    def __init__(self, rows: int) -> None:
+        self._next, self._rows = 0, rows
+
+    def take(self, count: int) -> tuple[int, int]:
+        """(exclusive, inclusive)."""
+        start, self._next = self._next, self._next + count
+        assert self._next <= self._rows, f"{self._rows} rows are too few for these slices."
+        return start, self._next
+
+
+def check(span: tuple[int, int]) -> None:
     """Every row was done."""
-    left = Item.objects.filter(slug=None).count()
-    assert left == 0, f"{left} of {rows} rows were not done"
+    left = Item.objects.filter(pk__gt=span[0], pk__lte=span[1], slug=None).count()
+    assert left == 0, f"{left} rows of {span} were not done"

@@ -11,3 +11,15 @@ class Item(models.Model):
 
     def __str__(self):
         return self.name
+
+
+class Copy(models.Model):
+    """What items are copied to."""
+
+    name = models.CharField(max_length=100)
+    slug = models.CharField(max_length=120, null=True)
+    counter = models.IntegerField(db_index=True)
+    payload = models.TextField()
+
+    def __str__(self):
+        return self.name

@@ -1,0 +1,1 @@
+"""The benchmark's table, for the predecessor."""

@@ -1,0 +1,15 @@
+"""What can be measured: the names of parts, and their modules.
+
+A part's module has `TITLE`; `DATABASES`, on which it is measured; `measure(sizes)`, called in a process of its own
+with Django set up, which returns what JSON can hold; and `render(result)`, which returns lines of Markdown.
+One with `DATABASES = ()` is measured last, without a server: `measure(sizes, results)`.
+"""
+
+PARTS = {
+    "speed": "benchmarks.speed",
+    "bookkeeping": "benchmarks.bookkeeping",
+    "memory": "benchmarks.memory",
+    "skew": "benchmarks.skew",
+    "processes": "benchmarks.processes",
+    "scale": "benchmarks.scale",
+}
