@@ -13,6 +13,7 @@ import nox
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/check.py"))
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 OLDEST_TYPED_PYTHON = (3, 11)
 
@@ -148,7 +149,15 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("example", [nox.param(name, id=name) for name in EXAMPLES])
+def examples(session: nox.Session, example: str) -> None:
+    """Run an example from end to end."""
+    install(session, *group("test"))
+    session.run("python", "-m", "testsupport.examples", example)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the engine against one raw SQL UPDATE of the same rows."""
+    """Measure the engine against one raw SQL UPDATE of the same rows; with `-- --queues`, what queues cost."""
     install(session, *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -32,6 +32,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
+MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False  # the demo fills its new database with rows in the old form
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
