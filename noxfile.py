@@ -72,7 +72,7 @@ def pytest(session: nox.Session, *arguments: str) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test but the chaos ones on real servers, in random order, and show branch coverage."""
-    install(session, *group("test"))
+    install(session, *group("test", "browser"))
     pytest(session, "--cov", "--cov-branch", "--cov-report=term:skip-covered")
 
 
@@ -87,7 +87,7 @@ def chaos(session: nox.Session) -> None:
 @nox.parametrize(["python", "django"], PAIRS)
 def matrix(session: nox.Session, django: str) -> None:
     """Run the tests on every supported pair of Python and Django; pairs without an interpreter are skipped."""
-    install(session, *group("test"), f"Django=={django}.*")
+    install(session, *group("test", "browser"), f"Django=={django}.*")
     pytest(session)
 
 
@@ -96,6 +96,13 @@ def lowest(session: nox.Session) -> None:
     """Run the tests on the oldest supported version of everything."""
     install(session, *group("test"), *LOWEST)
     pytest(session)
+
+
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """Take a picture of every page, in light, in dark and as on a phone, into screenshots/."""
+    install(session, *group("test", "browser"))
+    session.run("python", "-m", "pytest", "testsupport/screenshots.py", *session.posargs)
 
 
 @nox.session

@@ -48,9 +48,15 @@ def explain(queryset: QuerySet[Any]) -> QueryPlan:
     if vendor == "sqlite":
         return _of_sqlite(sql, batch.explain())
     if vendor in ("postgresql", "mysql"):
-        told = json.loads(batch.explain(format="json"))
+        told = _json(batch.explain(format="json"))
         return (_of_postgresql if vendor == "postgresql" else _of_mysql)(sql, list(_nodes(told)))
     return QueryPlan(sql=sql, access=Access.UNKNOWN)
+
+
+def _json(told: str) -> Any:
+    # Django 5.2 and later write what the driver returns as JSON: a driver that returns text has it written twice.
+    found = json.loads(told)
+    return json.loads(found) if isinstance(found, str) else found
 
 
 def _of_sqlite(sql: str, told: str) -> QueryPlan:
