@@ -17,11 +17,6 @@ def project(db_alias):
     yield from gating.project(db_alias)
 
 
-@pytest.fixture(autouse=True)
-def no_other_code(monkeypatch):
-    monkeypatch.setattr(requirements, "_by_code", set())
-
-
 def needing():
     """Not inside a function."""
 
