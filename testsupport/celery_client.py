@@ -1,20 +1,43 @@
-"""Makes a process a client of a Celery broker, for the time of a test."""
+"""Makes a process a client of a Celery broker, or a worker of it too, for the time of a test."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
-from celery import Celery
+from celery import Celery, signals
 from celery._state import _tls, set_default_app
+from celery.backends.redis import RedisBackend
+from celery.contrib.testing.worker import start_worker
+from kombu import pools
+
+
+class Client(Celery):
+    """Knows the result backends that its threads have made, which Celery never closes."""
+
+    def _get_backend(self) -> Any:
+        made = super()._get_backend()
+        self.__dict__.setdefault("made", []).append(made)
+        return made
+
+    def close(self) -> None:
+        super().close()
+        pools.reset()  # those of all apps are one
+        for made in self.__dict__.get("made", []):
+            if isinstance(made, RedisBackend) and "client" in vars(made):
+                made.result_consumer.stop()
+                made.client.connection_pool.disconnect()
 
 
 @contextlib.contextmanager
 def client_of(broker_url: str, **conf: Any) -> Iterator[Celery]:
-    """Within it, the current app has this broker, and a queue of its own."""
-    app = Celery("tests", set_as_current=False)
+    """Within it, the current app has this broker, and a queue of its own. No connection is left open after it."""
+    app = Client("tests", set_as_current=False)
     app.conf.update({"broker_url": broker_url, "task_default_queue": f"massmigration-{uuid.uuid4().hex[:8]}", **conf})
     app.set_default()
     app.set_current()
@@ -24,3 +47,19 @@ def client_of(broker_url: str, **conf: Any) -> Iterator[Celery]:
         app.close()
         set_default_app(None)
         _tls.current_app = None
+
+
+@contextlib.contextmanager
+def worker_of(app: Celery) -> Iterator[None]:
+    """A worker in a thread. It leaves the logging of the tests' process alone, where Celery would quieten everyone."""
+
+    def leave_alone(**kwargs: Any) -> None:
+        pass
+
+    signals.setup_logging.connect(leave_alone)
+    try:
+        with mock.patch.dict(os.environ), start_worker(app, pool="solo", perform_ping_check=False):
+            logging.captureWarnings(False)
+            yield
+    finally:
+        signals.setup_logging.disconnect(leave_alone)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import importlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.test import override_settings
 
 from massmigration import conf, sharding
@@ -234,6 +236,8 @@ def equip() -> None:
     """Make this process a worker of a fleet, if that is what its environment says."""
     if "MM_TEST_OVERRIDES" in os.environ:
         sharding.MIN_SHARD_SIZE = 1  # the tests' tables are small, and cut all the same
+        if hasattr(settings, "CELERY_BROKER_URL"):  # without an app, Celery would send to whatever is on this machine
+            importlib.import_module("testsupport.celery_app")
     if "MM_TEST_PARENT" in os.environ and os.getppid() == int(os.environ["MM_TEST_PARENT"]):
         die_with_parent(signal.SIGKILL)
     if path := os.environ.get("MM_TEST_SESSIONS"):

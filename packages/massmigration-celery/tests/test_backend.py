@@ -118,6 +118,10 @@ def test_checks(redis_url, conf, options, expected):
         assert ids(CeleryBackend(**options)) == expected
 
 
+def test_a_check_warns_where_there_is_no_app(settings):
+    assert "massmigration_celery.W002" in ids(CeleryBackend())
+
+
 def test_a_short_visibility_timeout_of_another_broker_is_its_own_affair(redis_url):
     transport = {"broker_transport_options": {"visibility_timeout": 20}, "result_backend": redis_url}
     with client_of("amqp://localhost", **transport):

@@ -1,18 +1,18 @@
+import logging
 import time
 
 import pytest
-from celery.contrib.testing.worker import start_worker
 
 import massmigration_celery  # noqa: F401 - a worker knows its tasks when it starts
 from massmigration.testing import BackendContract
-from testsupport.celery_client import client_of
+from testsupport.celery_client import client_of, worker_of
 from testsupport.workers import wait_until
 
 
 @pytest.fixture(scope="module", params=[{}, {"result_backend": "redis"}], ids=["tasks", "chord"])
 def app(request, redis_url):
     conf = dict.fromkeys(request.param, redis_url)
-    with client_of(redis_url, **conf) as app, start_worker(app, pool="solo", perform_ping_check=False):
+    with client_of(redis_url, **conf) as app, worker_of(app):
         yield app
 
 
@@ -26,6 +26,12 @@ class TestCeleryBackend(BackendContract):
     def drain(self):
         # A message that a worker is just taking is nowhere for a moment.
         wait_until(lambda: self.is_idle() and time.sleep(0.02) is None and self.is_idle())
+
+    def test_a_worker_in_this_process_leaves_logging_alone(self, caplog):
+        logging.getLogger("massmigration").warning("Seen.")
+
+        assert caplog.messages == ["Seen."]
+        assert logging.getLogger().level == logging.WARNING
 
     def is_idle(self):
         """Whether nothing waits, and workers have acknowledged whatever they were given."""

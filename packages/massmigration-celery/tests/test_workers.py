@@ -3,12 +3,13 @@ import json
 import pytest
 
 from massmigration import api
-from massmigration.models import Event, MigrationRecord, ShardRecord
+from massmigration.models import MigrationRecord
 from massmigration.states import Status
 from massmigration_celery import tasks
 from testsupport import oracle
 from testsupport.celery_fleet import BATCH, KEY, PAUSE, fleet_of
 from testsupport.fleet import SLOW
+from testsupport.operators import held, pause_resume_and_cancel
 from testsupport.processes import RunFolder
 from testsupport.services import Redis
 from testsupport.workers import wait_until
@@ -32,11 +33,6 @@ def begun(fleet, batches=2):
     wait_until(lambda: fleet.done() >= batches * BATCH, timeout=SLOW)
 
 
-def held(db_alias):
-    return ShardRecord.objects.using(db_alias).filter(is_done=False, lease_token__isnull=False).count()
-
-
-@pytest.mark.parametrize("broker", ["redis-prefork", "rabbitmq-prefork"], indirect=True)
 @postgresql
 def test_when_all_workers_are_killed_new_ones_go_on_by_themselves(server_alias, broker):
     url, pool, result_backend = broker
@@ -56,8 +52,18 @@ def test_when_all_workers_are_killed_new_ones_go_on_by_themselves(server_alias, 
     assert oracle.counts(server_alias) == [1]
 
 
+def recovered_by_command(fleet):
+    arguments = ["massmigrate", "--recover", "--database", fleet.db_alias]
+    return " 0 stuck" not in fleet.run(*arguments).stdout
+
+
+def recovered_by_task(fleet):
+    return tasks.recover()
+
+
+@pytest.mark.parametrize("is_recovered", [recovered_by_command, recovered_by_task])
 @postgresql
-def test_what_a_flushed_broker_has_lost_is_recovered_by_the_command(server_alias, redis_url):
+def test_what_a_flushed_broker_has_lost_is_sent_again(server_alias, redis_url, is_recovered):
     with fleet_of(server_alias, redis_url, result_backend=redis_url, rows=ROWS) as fleet:
         (worker,) = fleet.start(1, pause=PAUSE)
         api.launch(KEY, server_alias)
@@ -65,44 +71,43 @@ def test_what_a_flushed_broker_has_lost_is_recovered_by_the_command(server_alias
         worker.freeze()
         worker.kill()
         with fleet.app.connection_for_write() as connection:
-            connection.default_channel.client.flushall()
-        fleet.start(1, pause=PAUSE)
-
-        recovered = fleet.run("massmigrate", "--recover", "--database", server_alias)
+            redis = connection.default_channel.client
+            redis.flushall()
+            wait_until(lambda: is_recovered(fleet), timeout=SLOW)
+            sent = redis.llen(fleet.queue)
+        fleet.start(1)
         fleet.wait_until_applied()
 
-    assert recovered.returncode == 0
+    assert sent
     assert oracle.counts(server_alias) == [1]
 
 
 @postgresql
 def test_pause_resume_and_cancel_come_from_another_process(server_alias, redis_url):
-    arguments = ["testapp", "0004_by_batch", "--database", server_alias]
     with fleet_of(server_alias, redis_url, rows=4 * ROWS, BATCH_DURATION=600) as fleet:
         fleet.start(2, pause=20 * PAUSE)
         api.launch(KEY, server_alias)
         begun(fleet)
+        pause_resume_and_cancel(fleet, batch=BATCH, one_more=fleet.start)
 
-        assert fleet.run("massmigration", "pause", *arguments).returncode == 0
-        done = fleet.done()
-        wait_until(lambda: not held(server_alias), timeout=SLOW)
-        paused_at = fleet.done()
-        assert paused_at - done <= 2 * BATCH
 
-        assert fleet.run("massmigration", "resume", *arguments).returncode == 0
-        wait_until(lambda: fleet.done() > paused_at, timeout=SLOW)
+@postgresql
+def test_operators_see_revoke_and_send_again_what_real_workers_have(server_alias, redis_url):
+    with fleet_of(server_alias, redis_url, rows=4 * ROWS, JOB_DURATION=600, BATCH_DURATION=600, LEASE=600) as fleet:
+        fleet.start(1, pause=20 * PAUSE)
+        api.launch(KEY, server_alias)
+        begun(fleet, batches=1)
+        (shown,) = api.perform_backend_action("show_workers", [KEY], server_alias)
+        (said,) = api.perform_backend_action("revoke", [KEY], server_alias)
+        api.perform_backend_action("send_again", [KEY], server_alias)
+        fleet.hurry()
+        fleet.wait_until_applied()
 
-        assert fleet.run("massmigration", "cancel", *arguments).returncode == 0
-        wait_until(lambda: not held(server_alias), timeout=SLOW)
-        cancelled_at = fleet.done()
-        fleet.start(1)  # which sends what is stuck
-        assert fleet.status() == "cancelled"
-        assert fleet.done() == cancelled_at
-
-    assert oracle.counts(server_alias) == [0, 1]
-    assert oracle.rows_counted(server_alias) == cancelled_at
-    events = Event.objects.using(server_alias).filter(actor__startswith="command:").order_by("pk")
-    assert list(events.values_list("verb", flat=True)) == ["pause", "resume", "cancel"]
+    assert shown.partition(": ")[2].startswith(f"{KEY}, shard ")
+    in_queue, fetched = (int(word) for word in said.split() if word.isdecimal())
+    assert fetched > 0
+    assert in_queue + fetched == 7
+    assert oracle.counts(server_alias) == [1]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

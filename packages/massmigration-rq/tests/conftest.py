@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def queue(redis_url):
     """A queue of a Redis that is emptied after the test."""
-    queue = Queue("tests", connection=Redis.from_url(redis_url))
-    yield queue
-    queue.connection.flushdb()
+    with Redis.from_url(redis_url) as connection:
+        yield Queue("tests", connection=connection)
+        connection.flushdb()
 
 
 @pytest.fixture

@@ -1,54 +1,19 @@
 import os
 import random
 import signal
-import sys
 import time
 
 import pytest
-from redis import Redis
-from rq import Queue
+from rq import worker
 
-from massmigration import api
 from testsupport import oracle
-from testsupport.fleet import ProcessFleet
+from testsupport.rq_fleet import KEY, PAUSE, forking, launch, queue_of, simple, spawning
 from testsupport.workers import wait_until
 
-KEY = "testapp:0004_by_batch"
+pytestmark = pytest.mark.timeout(400)
+
 ROWS = 50_000
-RQ = "massmigration_rq.RQBackend"
-LEASE = 1
-PAUSE = 0.005
 INSIDE = 5
-
-# Runs the management command of django-rq, which is not among the installed apps of other tests.
-MANAGE = (
-    "import sys; from django.conf import settings; from django.core.management import execute_from_command_line; "
-    "settings.INSTALLED_APPS.append('django_rq'); execute_from_command_line(sys.argv)"
-)
-
-
-def forking(db_alias, url, **settings):
-    """Workers of django-rq, on one of its queues."""
-    command = [sys.executable, "-c", MANAGE, "rqworker", "low"]
-    return fleet(db_alias, command, {"RQ_QUEUES": {"low": {"URL": url}}}, {"queue": "low"}, **settings)
-
-
-def simple(db_alias, url, **settings):
-    """Workers of plain RQ, on a Redis at a URL."""
-    command = [sys.executable, "-m", "rq.cli", "worker", "--url", url, "--worker-class", "rq.SimpleWorker", "low"]
-    return fleet(db_alias, command, {}, {"queue": "low", "url": url}, **settings)
-
-
-def fleet(db_alias, command, more, options, **settings):
-    settings = {"LEASE": LEASE, "BATCH_DURATION": 0.3, "BATCH_SIZE": 100, "JOB_DURATION": 1, "SHARDS": 8, **settings}
-    more = {**more, "MASSMIGRATION_BACKEND": RQ, "MASSMIGRATION_BACKEND_OPTIONS": options}
-    return ProcessFleet(db_alias, command, ready="Listening on", more=more, **settings)
-
-
-@pytest.fixture
-def url(redis_url):
-    yield redis_url
-    Redis.from_url(redis_url).flushdb()
 
 
 @pytest.fixture
@@ -57,11 +22,6 @@ def rng(record_property):
     seed = random.getrandbits(32)
     record_property("seed", seed)
     return random.Random(seed)
-
-
-def launch(fleet):
-    oracle.make_items(fleet.db_alias, ROWS)
-    api.launch(KEY, fleet.db_alias, actor="code:test")
 
 
 def assert_exactly_once(db_alias):
@@ -112,10 +72,12 @@ def kill_rider(fleet, rng):
         pytest.param(simple, kill_and_replace, kill, id="simple"),
     ],
 )
-def test_kills_lose_and_repeat_nothing(server_alias, url, workers, until_inside, then, rng, record_property):
-    with workers(server_alias, url) as fleet:
+def test_kills_lose_and_repeat_nothing(
+    server_alias, redis_url, queue, workers, until_inside, then, rng, record_property
+):
+    with workers(server_alias, redis_url) as fleet:
         fleet.start(4, pause=PAUSE)
-        launch(fleet)
+        launch(fleet, ROWS)
         while fleet.kills_inside < INSIDE:
             until_inside(fleet, rng)
         then(fleet, rng)
@@ -132,15 +94,26 @@ def test_kills_lose_and_repeat_nothing(server_alias, url, workers, until_inside,
     assert_exactly_once(server_alias)
 
 
-@pytest.mark.parametrize("workers", [forking, simple])
-def test_a_worker_that_is_asked_to_stop_ends_its_job_after_the_batch(server_alias, url, workers):
-    with workers(server_alias, url, SHARDS=1, JOB_DURATION=600) as fleet:
+@pytest.mark.parametrize(
+    "workers",
+    [
+        forking,
+        simple,
+        pytest.param(
+            spawning,
+            marks=pytest.mark.skipif(not hasattr(worker, "SpawnWorker"), reason="This version of RQ spawns no jobs."),
+        ),
+    ],
+)
+def test_a_worker_that_is_asked_to_stop_ends_its_job_after_the_batch(server_alias, redis_url, queue, workers):
+    queue = queue_of(queue.connection)
+    with workers(server_alias, redis_url, SHARDS=1, JOB_DURATION=600) as fleet:
         (worker,) = fleet.start(pause=PAUSE)
-        launch(fleet)
+        launch(fleet, ROWS)
         wait_until(fleet.done)
         worker.terminate()
         exit_code = worker.wait()
-        done, left = fleet.done(), [job.description for job in Queue("low", connection=Redis.from_url(url)).jobs]
+        done, left = fleet.done(), [job.description for job in queue.jobs]
         fleet.hurry()
         fleet.start()
         fleet.wait_until_applied()

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery, Task, chord, current_app
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore
+from celery.loaders.default import Loader as NoApp
 from django.core.checks import CheckMessage, Error, Info, Warning
 from kombu.exceptions import ChannelError
 
@@ -79,6 +80,10 @@ class CeleryBackend(BaseBackend):
         if unknown := sorted(self.options.keys() - OPTIONS):
             text = f"CeleryBackend was given the options {unknown}; it knows {sorted(OPTIONS)}."
             yield Error(text, hint="See MASSMIGRATION_BACKEND_OPTIONS.", id="massmigration_celery.E001")
+        if isinstance(current_app.loader, NoApp) and not current_app.loader.configured:
+            text = "This process has no Celery app: jobs go to a RabbitMQ on this machine, or nowhere."
+            hint = "Import the project's Celery app in the __init__.py of the project's package, as Celery advises."
+            yield Warning(text, hint=hint, id="massmigration_celery.W002")
         transport = str(conf.broker_write_url or conf.broker_url).partition(":")[0]
         visible = conf.broker_transport_options.get("visibility_timeout", VISIBILITY_TIMEOUTS.get(transport))
         if transport in VISIBILITY_TIMEOUTS and visible < 2 * self.job_duration().total_seconds():

@@ -1,0 +1,1 @@
+"""A project that has RQ: its queues are in the settings."""
