@@ -227,7 +227,7 @@ def test_the_test_runner_makes_its_database(project, settings, migrates):
     name = connection.settings_dict["NAME"]
     test = {**connection.settings_dict["TEST"], "MIGRATE": migrates}
     before, connection.settings_dict["TEST"] = connection.settings_dict["TEST"], test
-    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+    connection.creation.create_test_db(verbosity=0, autoclobber=True)
     try:
         statuses = project.statuses
         columns = project.columns
