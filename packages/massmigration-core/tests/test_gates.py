@@ -349,6 +349,20 @@ def test_one_that_fails_does_not_end_migrate(project, monkeypatch):
     assert "Mass migration gated:0002_first_parcel is failed: ValueError: No network." in output
 
 
+def test_one_whose_queryset_raises_is_left_and_told(project, monkeypatch, caplog):
+    def get_queryset(db_alias):
+        raise NotImplementedError("Return the queryset.")
+
+    monkeypatch.setattr(store.get("gated:0002_first_parcel"), "dependencies", [], raising=False)
+    monkeypatch.setattr(store.get(KEY), "get_queryset", get_queryset, raising=False)
+    project.migrate("massmigration")
+
+    project.migrate("gated", "0001_initial")
+
+    assert KEY not in project.statuses
+    assert f"Mass migration {KEY} is not applied: NotImplementedError: Return the queryset." in caplog.text
+
+
 def test_nothing_is_run_on_an_app_that_is_half_migrated(project, monkeypatch):
     monkeypatch.setattr(store.get("gated:0002_first_parcel"), "dependencies", [], raising=False)
     project.migrate("massmigration")

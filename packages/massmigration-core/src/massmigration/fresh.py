@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from massmigration.loader import store
 from massmigration.models import MigrationRecord
 from massmigration.recorder import events, records
 from massmigration.states import Status
+
+logger = logging.getLogger(__name__)
 
 ACTOR = "command:migrate"
 
@@ -105,6 +108,9 @@ def reason(migration: BaseMigration, db_alias: str, *, looks: bool = True) -> st
         with transaction.atomic(using=db_alias):
             return _reason(migration, db_alias, run, looks=looks)
     except (DatabaseError, MassMigrationError):  # a table or column of the querysets is not there yet
+        return ""
+    except Exception as error:  # of the file, which is perhaps not finished: migrate goes on
+        logger.warning("Mass migration %s is not applied: %s: %s", migration.key, type(error).__name__, error)
         return ""
 
 
