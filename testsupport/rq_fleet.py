@@ -12,9 +12,9 @@ from testsupport.fleet import ProcessFleet
 
 KEY = "testapp:0004_by_batch"
 QUEUE = "low"
-BATCH = 250
-PAUSE = 0.05 / BATCH
-"""A batch lasts this long, nearly all of it in an open transaction."""
+BATCH = 100
+PAUSE = 0.005
+"""A batch lasts this long for each row, nearly all of it in an open transaction."""
 
 # Runs the management command of django-rq, which is not among the installed apps of other tests.
 MANAGE = (
@@ -40,9 +40,9 @@ def spawning(db_alias, url, **settings):
 
 
 def fleet(db_alias, command, more, options, **settings):
-    settings = {"LEASE": 1, "JOB_DURATION": 1, "BATCH_SIZE": BATCH, "MAX_SET_SIZE": BATCH, "SHARDS": 8, **settings}
+    short = {"LEASE": 1, "JOB_DURATION": 1, "BATCH_DURATION": 0.3, "BATCH_SIZE": BATCH, "MAX_SET_SIZE": BATCH}
     more = {**more, "MASSMIGRATION_BACKEND": "massmigration_rq.RQBackend", "MASSMIGRATION_BACKEND_OPTIONS": options}
-    return ProcessFleet(db_alias, command, ready="Listening on", more=more, **settings)
+    return ProcessFleet(db_alias, command, ready="Listening on", more=more, **{**short, "SHARDS": 8, **settings})
 
 
 def launch(fleet, rows):

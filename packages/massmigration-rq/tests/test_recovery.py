@@ -125,6 +125,7 @@ def test_workers_live_through_a_flush(server_alias, redis_url, waiting, workers)
         launch(fleet, ROWS)
         begun(fleet)
         waiting.connection.flushall()
+        fleet.hurry()
         wait_until(lambda: fleet.status() == "applied" or api.heal(server_alias), timeout=SLOW)
         fleet.wait_until_applied()
 
@@ -139,7 +140,7 @@ def test_pause_resume_and_cancel_come_from_another_process(server_alias, redis_u
         wait_until(lambda: waiting.count == 0, timeout=SLOW)
 
     with workers(server_alias, redis_url, JOB_DURATION=600, BATCH_DURATION=600) as fleet:
-        fleet.start(2, pause=20 * PAUSE)
+        fleet.start(2, pause=2 * PAUSE)
         launch(fleet, 4 * ROWS)
         begun(fleet)
         pause_resume_and_cancel(fleet, batch=BATCH, one_more=one_more)

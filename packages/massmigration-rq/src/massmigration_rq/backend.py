@@ -45,7 +45,7 @@ class RQBackend(BaseBackend):
             )
         self.queue = queues.find(name, url, serializer)
         what = "Says which jobs of these runs are in RQ, and where."
-        show = AdminAction(name="show_jobs", label="Show RQ's jobs", description=what, call=self._show, asks=False)
+        show = AdminAction(name="show_jobs", label="Show RQ's jobs", description=what, call=self._show)
         what = "Puts jobs of these runs that RQ has given up back into its queue."
         requeue = AdminAction(name="requeue", label="Requeue failed RQ jobs", description=what, call=self._requeue)
         what = (
