@@ -23,10 +23,12 @@ MANAGE = (
 )
 
 
-def forking(db_alias, url, **settings):
+def forking(db_alias, url, *, retries=3, **settings):
     """Workers of django-rq, on one of its queues."""
     command = [sys.executable, "-c", MANAGE, "rqworker", QUEUE]
-    return fleet(db_alias, command, {"RQ_QUEUES": {QUEUE: {"URL": url}}}, {"queue": QUEUE}, **settings)
+    return fleet(
+        db_alias, command, {"RQ_QUEUES": {QUEUE: {"URL": url}}}, {"queue": QUEUE, "retries": retries}, **settings
+    )
 
 
 def simple(db_alias, url, *arguments, worker_class="rq.SimpleWorker", **settings):
