@@ -165,6 +165,6 @@ def examples(session: nox.Session, example: str) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the engine against one raw SQL UPDATE of the same rows; with `-- --queues`, what queues cost."""
+    """Measure the engine against one raw SQL UPDATE of the same rows; `-- queues` measures what queues cost."""
     install(session, *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)

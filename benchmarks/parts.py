@@ -11,5 +11,6 @@ PARTS = {
     "memory": "benchmarks.memory",
     "skew": "benchmarks.skew",
     "processes": "benchmarks.processes",
+    "queues": "benchmarks.queues",
     "scale": "benchmarks.scale",
 }

@@ -13,54 +13,96 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from django.test import override_settings
 
 from benchmarks import table
+from benchmarks.benchapp.apps import time_jobs
+from benchmarks.options import Sizes
 from massmigration import api
 from massmigration.models import MigrationRecord
+from testsupport.processes import RunFolder
+from testsupport.services import Redis
 
+TITLE = "What a queue costs, `update_fields`, one worker"
+DATABASES = ("postgresql",)
 KEY = "benchapp:0001_fields"
-CELERY = ["celery", "-A", "benchmarks.celery_app", "worker", "-P", "prefork", "-c", "1", "-l", "INFO"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Queue:
     """A way to run jobs. The worker that `command` starts logs `ready` when it takes jobs."""
 
     backend: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     command: Sequence[str] = ()
     ready: str = ""
+    target: float = 0
+    """The greatest share of a run that it may cost."""
 
 
 LOCAL = "local, one thread"
 QUEUES = {
-    LOCAL: Queue("massmigration.backends.local.LocalBackend"),
-    "Celery, prefork": Queue("massmigration_celery.CeleryBackend", [sys.executable, "-m", *CELERY], " ready."),
+    LOCAL: Queue(backend="massmigration.backends.local.LocalBackend", options={"workers": 1}),
+    "Celery, prefork": Queue(
+        backend="massmigration_celery.CeleryBackend",
+        command=["celery", "-A", "benchmarks.celery_app", "worker", "-P", "prefork", "-c", "1", "-l", "INFO"],
+        ready=" ready.",
+        target=0.01,
+    ),
+    "RQ, forking": Queue(
+        backend="massmigration_rq.RQBackend",
+        command=["django", "rqworker", "default"],
+        ready="Listening on",
+        target=0.02,
+    ),
 }
 
 
-def compare(rows: int, repeat: int, folder: Path) -> Iterator[str]:
-    """Run each way in turn, `repeat` times, and tell the medians."""
-    seconds: dict[str, list[float]] = {}
-    idle: dict[str, list[float]] = {}
-    with contextlib.ExitStack() as stack:
+def measure(sizes: Sizes) -> dict[str, Any]:
+    """Run each way in turn, several times."""
+    folder = Path(os.environ["BENCH_FOLDER"])
+    seconds: dict[str, list[float]] = {name: [] for name in QUEUES}
+    idle: dict[str, list[float]] = {name: [] for name in QUEUES}
+    with _redis(), contextlib.ExitStack() as stack:
+        import benchmarks.celery_app  # noqa: F401 - from now on it is the current one
+
+        time_jobs()
         for name, queue in QUEUES.items():
             stack.enter_context(_worker(queue, folder / f"{name}.times", folder / f"{name}.log"))
-        for _ in range(repeat):
+        for _ in range(sizes.heavy_repeat):
             for name, queue in QUEUES.items():
-                took, share = _run(queue, rows, folder / f"{name}.times")
-                seconds.setdefault(name, []).append(took)
-                idle.setdefault(name, []).append(share)
-    base, base_idle = statistics.median(seconds[LOCAL]), statistics.median(idle[LOCAL])
-    for name in QUEUES:
+                took, share = _run(queue, sizes.rows, folder / f"{name}.times")
+                seconds[name].append(took)
+                idle[name].append(share)
+    return {"rows": sizes.rows, "seconds": seconds, "idle": idle}
+
+
+def render(result: dict[str, Any]) -> list[str]:
+    seconds, idle = result["seconds"], result["idle"]
+    lines = [
+        f"{result['rows']:,} rows, medians of {len(seconds[LOCAL])}.",
+        "",
+        "| | seconds | to local | between jobs | queue overhead | target | met |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, queue in QUEUES.items():
         took, share = statistics.median(seconds[name]), statistics.median(idle[name])
-        yield (
-            f"{name:25} {took:7.1f} s, {100 * (took / base - 1):+6.2f} % to local; between jobs {100 * share:.2f} %, "
-            f"queue overhead {100 * (share - base_idle):+.2f} %"
+        slower = took / statistics.median(seconds[LOCAL]) - 1
+        overhead = share - statistics.median(idle[LOCAL])
+        lines.append(
+            f"| {name} | {took:.1f} | {slower:+.2%} | {share:.2%} | {overhead:+.2%} | {_met(queue, overhead)} |"
         )
+    return lines
+
+
+def _met(queue: Queue, overhead: float) -> str:
+    if not queue.target:
+        return "|"
+    return f"< {queue.target:.0%} | {'yes' if overhead < queue.target else '**no**'}"
 
 
 def _run(queue: Queue, rows: int, times: Path) -> tuple[float, float]:
@@ -69,7 +111,7 @@ def _run(queue: Queue, rows: int, times: Path) -> tuple[float, float]:
     times.write_text("")
     # The local backend's jobs are worked at in this process, the others' where the variable was given to them.
     os.environ["BENCH_TIMES"] = str(times)
-    with override_settings(MASSMIGRATION_BACKEND=queue.backend, MASSMIGRATION_BACKEND_OPTIONS=_options(queue)):
+    with override_settings(MASSMIGRATION_BACKEND=queue.backend, MASSMIGRATION_BACKEND_OPTIONS=dict(queue.options)):
         api.launch(KEY)
         reading = api.wait(KEY)
         assert reading.status == "applied", reading
@@ -80,8 +122,16 @@ def _run(queue: Queue, rows: int, times: Path) -> tuple[float, float]:
     return took, 1 - sum(map(float, times.read_text().split())) / took
 
 
-def _options(queue: Queue) -> dict[str, object]:
-    return {"workers": 1} if queue is QUEUES[LOCAL] else {}
+@contextlib.contextmanager
+def _redis() -> Iterator[None]:
+    run, server = RunFolder(), Redis()
+    try:
+        os.environ["BENCH_REDIS_URL"] = url = server.start(run)
+        with override_settings(RQ_QUEUES={"default": {"URL": url}}):
+            yield
+    finally:
+        server.stop()
+        run.remove()
 
 
 @contextlib.contextmanager
@@ -91,7 +141,7 @@ def _worker(queue: Queue, times: Path, log: Path) -> Iterator[None]:
         return
     environ = {**os.environ, "BENCH_BACKEND": queue.backend, "BENCH_TIMES": str(times)}
     with log.open("wb") as out:
-        process = subprocess.Popen(queue.command, env=environ, stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, "-m", *queue.command], env=environ, stdout=out, stderr=out)
     try:
         while queue.ready not in log.read_text(errors="replace"):
             assert process.poll() is None, log.read_text(errors="replace")

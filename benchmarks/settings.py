@@ -54,3 +54,6 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["massmigration", "benchmarks.benchapp"]
 MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False
 MASSMIGRATION_BACKEND = os.environ.get("BENCH_BACKEND", "massmigration.backends.immediate.ImmediateBackend")
+if url := os.environ.get("BENCH_REDIS_URL"):  # in workers
+    INSTALLED_APPS += ["django_rq"]
+    RQ_QUEUES = {"default": {"URL": url}}

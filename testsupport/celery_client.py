@@ -31,6 +31,7 @@ class Client(Celery):
         for made in self.__dict__.get("made", []):
             if isinstance(made, RedisBackend) and "client" in vars(made):
                 made.result_consumer.stop()
+                made.result_consumer._pubsub = None  # results that are forgotten later would connect again
                 made.client.connection_pool.disconnect()
 
 

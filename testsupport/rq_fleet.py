@@ -12,9 +12,9 @@ from testsupport.fleet import ProcessFleet
 
 KEY = "testapp:0004_by_batch"
 QUEUE = "low"
-BATCH = 250
-PAUSE = 0.05 / BATCH
-"""A batch lasts this long, nearly all of it in an open transaction."""
+BATCH = 100
+PAUSE = 0.005
+"""A batch lasts this long for each row, nearly all of it in an open transaction."""
 
 # Runs the management command of django-rq, which is not among the installed apps of other tests.
 MANAGE = (
@@ -23,10 +23,12 @@ MANAGE = (
 )
 
 
-def forking(db_alias, url, **settings):
+def forking(db_alias, url, *, retries=3, **settings):
     """Workers of django-rq, on one of its queues."""
     command = [sys.executable, "-c", MANAGE, "rqworker", QUEUE]
-    return fleet(db_alias, command, {"RQ_QUEUES": {QUEUE: {"URL": url}}}, {"queue": QUEUE}, **settings)
+    return fleet(
+        db_alias, command, {"RQ_QUEUES": {QUEUE: {"URL": url}}}, {"queue": QUEUE, "retries": retries}, **settings
+    )
 
 
 def simple(db_alias, url, *arguments, worker_class="rq.SimpleWorker", **settings):
@@ -40,9 +42,9 @@ def spawning(db_alias, url, **settings):
 
 
 def fleet(db_alias, command, more, options, **settings):
-    settings = {"LEASE": 1, "JOB_DURATION": 1, "BATCH_SIZE": BATCH, "MAX_SET_SIZE": BATCH, "SHARDS": 8, **settings}
+    short = {"LEASE": 1, "JOB_DURATION": 1, "BATCH_DURATION": 0.3, "BATCH_SIZE": BATCH, "MAX_SET_SIZE": BATCH}
     more = {**more, "MASSMIGRATION_BACKEND": "massmigration_rq.RQBackend", "MASSMIGRATION_BACKEND_OPTIONS": options}
-    return ProcessFleet(db_alias, command, ready="Listening on", more=more, **settings)
+    return ProcessFleet(db_alias, command, ready="Listening on", more=more, **{**short, "SHARDS": 8, **settings})
 
 
 def launch(fleet, rows):

@@ -12,6 +12,8 @@ from testsupport.workers import wait_until
 @pytest.fixture(scope="module", params=[{}, {"result_backend": "redis"}], ids=["tasks", "chord"])
 def app(request, redis_url):
     conf = dict.fromkeys(request.param, redis_url)
+    # Nothing that the worker of the other parameter left behind is in it.
+    conf["broker_transport_options"] = {"unacked_key": f"unacked-{len(request.param)}"}
     with client_of(redis_url, **conf) as app, worker_of(app):
         yield app
 
@@ -35,5 +37,7 @@ class TestCeleryBackend(BackendContract):
 
     def is_idle(self):
         """Whether nothing waits, and workers have acknowledged whatever they were given."""
+        conf = self.app.conf
+        unacked, queue = conf.broker_transport_options["unacked_key"], conf.task_default_queue
         with self.app.connection_for_read() as connection, connection.default_channel.client.pipeline() as pipe:
-            return pipe.hlen("unacked").llen(self.app.conf.task_default_queue).execute() == [0, 0]
+            return pipe.hlen(unacked).llen(queue).execute() == [0, 0]

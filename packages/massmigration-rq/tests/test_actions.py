@@ -38,7 +38,9 @@ def act(db_alias):
     url = f"{reverse('admin:massmigration_migrationrecord_changelist')}?db={db_alias}"
 
     def act(name):
-        response = client.post(url, {"action": f"backend_{name}", "_selected_action": KEY, "confirmed": "yes"})
+        data = {"action": f"backend_{name}", "_selected_action": KEY}
+        assert 'name="confirmed"' in client.post(url, data).content.decode()
+        response = client.post(url, {**data, "confirmed": "yes"})
         told = [str(message) for message in get_messages(response.wsgi_request)]
         event = Event.objects.using(db_alias).order_by("-pk").filter(verb=name).first()
         assert [(event.actor, event.detail)] == [("ann", text) for text in told]

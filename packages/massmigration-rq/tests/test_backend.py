@@ -1,8 +1,10 @@
 import datetime as dt
+import gc
 import json
 import logging
 import threading
 import uuid
+import weakref
 
 import pytest
 from django.core.checks import run_checks
@@ -247,6 +249,19 @@ def test_health_tells_of_a_redis_that_drops_keys(backend, queue):
 
     queue.connection.config_set("maxmemory-policy", policy)
     assert "noeviction" in health.problem
+
+
+def test_a_backend_that_is_dropped_takes_its_connection_along(backend, queue, redis_url):
+    dropped = RQBackend(url=redis_url, queue=queue.name)
+    assert dropped.admin_actions
+    dropped.send(payload(), None)
+    client = weakref.ref(dropped.queue.connection)
+    gc.disable()
+    try:
+        del dropped
+        assert client() is None
+    finally:
+        gc.enable()
 
 
 def test_a_redis_that_does_not_answer_stops_nobody(monkeypatch):

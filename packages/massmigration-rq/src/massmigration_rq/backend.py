@@ -44,15 +44,6 @@ class RQBackend(BaseBackend):
                 "and retries (0 or more). Correct MASSMIGRATION_BACKEND_OPTIONS, or the migration's backend_params."
             )
         self.queue = queues.find(name, url, serializer)
-        what = "Says which jobs of these runs are in RQ, and where."
-        show = AdminAction(name="show_jobs", label="Show RQ's jobs", description=what, call=self._show, asks=False)
-        what = "Puts jobs of these runs that RQ has given up back into its queue."
-        requeue = AdminAction(name="requeue", label="Requeue failed RQ jobs", description=what, call=self._requeue)
-        what = (
-            "Deletes jobs of these runs that wait. While a run is not paused or cancelled, they are sent again in time."
-        )
-        delete = AdminAction(name="delete_jobs", label="Delete queued RQ jobs", description=what, call=self._delete)
-        self.admin_actions = [show, requeue, delete, self.send_again]
 
     @property
     def supports_delay(self) -> bool:  # type: ignore[override]
@@ -108,6 +99,19 @@ class RQBackend(BaseBackend):
 
     def hold_back(self) -> contextlib.AbstractContextManager[list[str]]:
         return holder.hold_back()
+
+    @property
+    def admin_actions(self) -> Sequence[AdminAction]:  # type: ignore[override]
+        """Made when asked for: kept, they would keep the backend, and so its connection, for the garbage collector."""
+        what = "Says which jobs of these runs are in RQ, and where."
+        show = AdminAction(name="show_jobs", label="Show RQ's jobs", description=what, call=self._show)
+        what = "Puts jobs of these runs that RQ has given up back into its queue."
+        requeue = AdminAction(name="requeue", label="Requeue failed RQ jobs", description=what, call=self._requeue)
+        what = (
+            "Deletes jobs of these runs that wait. While a run is not paused or cancelled, they are sent again in time."
+        )
+        delete = AdminAction(name="delete_jobs", label="Delete queued RQ jobs", description=what, call=self._delete)
+        return [show, requeue, delete, self.send_again]
 
     def _show(self, records: Sequence[Any], actor: str) -> str:
         found = queues.jobs(self.queue, records, *queues.PLACES)
