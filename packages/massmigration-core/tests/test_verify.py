@@ -5,7 +5,7 @@ import pytest
 from django.core.management import call_command
 from django.db.models import Value
 
-from massmigration import progress, requirements
+from massmigration import progress, required_by
 from massmigration.enforcement import requires_migration
 from massmigration.migrations import MapperMigration
 from massmigration.models import MigrationRecord, ShardRecord
@@ -167,7 +167,7 @@ def test_without_a_checkpoint_there_is_no_rate(db_alias):
 
 
 def test_check_says_what_requires_what_is_outstanding(db_alias, monkeypatch):
-    monkeypatch.setattr(requirements, "_by_code", set())
+    monkeypatch.setattr(required_by, "_by_code", set())
     requires_migration("testapp:0001_once")(needing)
 
     code, output = massmigrate(db_alias, "testapp:0001_once", check=True)

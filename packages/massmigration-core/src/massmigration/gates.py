@@ -10,7 +10,7 @@ from django.db import DatabaseError, router
 from django.db.migrations.operations.base import Operation
 from django.db.models.signals import pre_migrate
 
-from massmigration import fresh, progress, record_cache, requirements, tables
+from massmigration import fresh, progress, record_cache, required_by, tables
 from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import MappedStage
 from massmigration.exceptions import BadMigrationFile, GateClosed, MassMigrationError, MigrationNotFound
@@ -190,7 +190,7 @@ def guard(db_alias: str, plan: Sequence[tuple[Any, bool]]) -> None:
 def _gates(plan: Sequence[tuple[Any, bool]]) -> Iterator[tuple[Any, Any]]:
     for migration, is_backwards in plan:
         if not is_backwards:
-            yield from ((migration, gate) for gate in requirements.gates(migration.operations))
+            yield from ((migration, gate) for gate in required_by.gates(migration.operations))
 
 
 def _keys(plan: Sequence[tuple[Any, bool]]) -> set[tuple[str, str]]:
