@@ -48,6 +48,9 @@ CALLED = {"postgresql": 2.7, "mariadb": 3.0}
 """Target of what calls a function for every row, which no statement does: that of `update_fields`."""
 
 
+Statement = str | dict[str, str]
+
+
 def capitals(item: Item) -> str:
     return item.name.upper()
 
@@ -60,11 +63,16 @@ def set_entity(entity: dict[str, Any]) -> None:
     entity["slug"] = entity["name"].upper()
 
 
-def inserted_into(name: str) -> str:
-    return f"INSERT INTO {name} ({COLUMNS}) SELECT {COLUMNS} FROM benchapp_item"
+def copied_to(name: str) -> dict[str, str]:
+    """By the vendor's name. Rows that are there are left alone, as the operations leave them."""
+    insert = f"INSERT INTO {name} ({COLUMNS}) SELECT {COLUMNS} FROM benchapp_item"
+    return {
+        "postgresql": f"{insert} ON CONFLICT (id) DO NOTHING",
+        "mysql": f"{insert} ON DUPLICATE KEY UPDATE {name}.id = {name}.id",
+    }
 
 
-ON_SETS: dict[str, tuple[DataOperation, str]] = {
+ON_SETS: dict[str, tuple[DataOperation, Statement]] = {
     "AddFieldData, constant": (
         AddFieldData("benchapp.Item", "slug", "x"),
         "UPDATE benchapp_item SET slug = 'x' WHERE slug IS NULL",
@@ -78,15 +86,15 @@ ON_SETS: dict[str, tuple[DataOperation, str]] = {
         RemoveFieldData("benchapp.Item", "slug"),
         "UPDATE benchapp_item SET slug = NULL WHERE slug IS NOT NULL",
     ),
-    "CopyModelData": (CopyModelData("benchapp.Item", "benchapp.Copy"), inserted_into("benchapp_copy")),
+    "CopyModelData": (CopyModelData("benchapp.Item", "benchapp.Copy"), copied_to("benchapp_copy")),
     "CopyModelDataToNamespace, a schema": (
         CopyModelDataToNamespace("benchapp.Item", ELSEWHERE, to_model_name="Copy"),
-        inserted_into(f"{ELSEWHERE}.benchapp_copy"),
+        copied_to(f"{ELSEWHERE}.benchapp_copy"),
     ),
     "DeleteModelData": (DeleteModelData("benchapp.Item"), "DELETE FROM benchapp_item"),
     "DeleteModelData, no cascade": (DeleteModelData("benchapp.Item", cascade=False), "DELETE FROM benchapp_item"),
 }
-BY_OBJECT: dict[str, tuple[DataOperation, str]] = {
+BY_OBJECT: dict[str, tuple[DataOperation, Statement]] = {
     "AddFieldData, function": (AddFieldData("benchapp.Item", "slug", capitals), UPPER),
     "MapFunctionOnObjects, update_fields": (
         MapFunctionOnObjects("benchapp.Item", set_slug, update_fields=["slug"]),
@@ -151,9 +159,9 @@ def rebuild(rows: int, *, filled: bool) -> None:
     table.settle()
 
 
-def execute(statement: str) -> None:
+def execute(statement: Statement) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(statement)
+        cursor.execute(statement if isinstance(statement, str) else statement[connection.vendor])
 
 
 def result() -> list[tuple[Any, ...]]:

@@ -52,6 +52,8 @@ class MappedStage(Stage):
 
     operation: Callable[[Model, str], None] | None = None
     operation_batch: Callable[[QuerySet[Any], str], None] | None = None
+    is_statement: bool = False
+    """Is `operation_batch` known to be no more than one statement, so that batches and shards may be large at once?"""
 
     update_fields: Sequence[str] | None = None
     """The fields that the engine writes back after `operation`; None: the operation saves."""
@@ -73,6 +75,9 @@ class MappedStage(Stage):
 
     catch_up: bool = True
     """Are there further passes over what the queryset still has, if everything done was seen to leave it?"""
+
+    empties: bool = False
+    """Is it known that all that is done leaves the queryset, so that nobody has to look?"""
 
     remaining: Callable[[str], int] | None = None
     """How many objects still need it: the stage is not over before this is 0."""
