@@ -12,7 +12,7 @@ from django.db.models.signals import pre_migrate
 
 from massmigration import fresh, progress, record_cache, required_by, tables
 from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.stages import MappedStage
+from massmigration.definitions.stages import MappedStage, only_mapped
 from massmigration.exceptions import BadMigrationFile, GateClosed, MassMigrationError, MigrationNotFound
 from massmigration.loader import store
 from massmigration.management.showing import facts_of
@@ -134,13 +134,11 @@ def _run(look: _Look) -> None:
 
 
 def _mapped(migration: BaseMigration) -> list[MappedStage]:
-    """Its stages, if there are rows in each of them to count."""
+    """Its stages, if there are only rows to count."""
     try:
-        stages = list(migration.get_stages())
+        return only_mapped(migration.get_stages())
     except BadMigrationFile:  # one that launches itself
         return []
-    mapped = [stage for stage in stages if isinstance(stage, MappedStage)]
-    return mapped if len(mapped) == len(stages) else []
 
 
 def _has_at_most(migration: BaseMigration, db_alias: str, limit: int) -> bool | None:

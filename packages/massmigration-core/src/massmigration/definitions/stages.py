@@ -40,6 +40,8 @@ class OnceStage(Stage):
     """Done by one call."""
 
     operation: Callable[[str], None]
+    is_ending: bool = False
+    """Does it only round off the mapped stages before it, so that it has nothing to do where they had no rows?"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,3 +94,10 @@ class MappedStage(Stage):
         if self.cursor_field is None:
             return Keyset.of(model)
         return Keyset.by(fields.cursor(model, self.cursor_field, name=self.name))
+
+
+def only_mapped(stages: Sequence[Stage]) -> list[MappedStage]:
+    """The mapped stages, if nothing is to be done where their querysets have no rows; else none."""
+    mapped = [stage for stage in stages if isinstance(stage, MappedStage)]
+    others = [stage for stage in stages if not isinstance(stage, MappedStage)]
+    return mapped if all(isinstance(stage, OnceStage) and stage.is_ending for stage in others) else []

@@ -56,7 +56,10 @@ class _Copy(DataOperation):
         mapped = self.mapped(
             context, get_queryset, operation_batch=operation_batch, atomic=atomic, is_statement=is_statement
         )
-        return [mapped, OnceStage(name=context.name, atomic=atomic, idle_limit=context.idle_limit, operation=end)]
+        ending = OnceStage(
+            name=context.name, atomic=atomic, idle_limit=context.idle_limit, operation=end, is_ending=True
+        )
+        return [mapped, ending]
 
     def check_database(self, context: Context, db_alias: str) -> None:
         source, target = self.models(context)
