@@ -22,6 +22,9 @@ class Sizes:
     slow: int
     """Of a slice for a method that writes rows one by one."""
 
+    operated: int
+    """Of the table that the ready-made operations go through."""
+
     repeat: int
     memory: tuple[int, ...]
     """The sizes of the tables whose peaks are compared."""
@@ -45,6 +48,7 @@ SIZES = {
         fast=40_000,
         mid=5_000,
         slow=1_500,
+        operated=30_000,
         repeat=3,
         memory=(20_000, 200_000),
         skewed=100_000,
@@ -57,6 +61,7 @@ SIZES = {
         fast=150_000,
         mid=20_000,
         slow=5_000,
+        operated=100_000,
         repeat=5,
         memory=(100_000, 1_000_000),
         skewed=1_000_000,
@@ -69,6 +74,7 @@ SIZES = {
         fast=150_000,
         mid=25_000,
         slow=10_000,
+        operated=100_000,
         repeat=9,
         memory=(100_000, 1_000_000, 5_000_000),
         skewed=1_000_000,

@@ -8,6 +8,7 @@ One with `DATABASES = ()` is measured last, without a server: `measure(sizes, re
 PARTS = {
     "speed": "benchmarks.speed",
     "bookkeeping": "benchmarks.bookkeeping",
+    "operations": "benchmarks.operations",
     "memory": "benchmarks.memory",
     "skew": "benchmarks.skew",
     "processes": "benchmarks.processes",

@@ -75,6 +75,7 @@ PLACES = {
     "checkpoint not written": Place(BATCH_SHARDS, "end_batch"),
     "checkpoint not committed": Place(BATCH_SHARDS, "end_batch", is_after=True),
     "batch committed": Place("massmigration.executor.batch.AtomicBatch", "run", is_after=True),
+    "step committed": Place("massmigration.executor.stepwise.StepwiseBatch", "run", is_after=True),
     "continuation not sent": Place(LOCAL, "send_continuation"),
     "first shard done": Place(SHARD_JOB, "finish", _looks(0, is_last=False)),
     "shard split": Place("massmigration.recorder.stealing", "_next_index", is_after=True),

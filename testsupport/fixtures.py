@@ -12,7 +12,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from massmigration import requirements
+from massmigration import required_by
 from testsupport import databases
 from testsupport.plugin import missing_server, reason_of_absence, run_folder
 from testsupport.predecessor import HISTORY, OldProject, install, other_database
@@ -37,7 +37,7 @@ def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> It
 @pytest.fixture(autouse=True)
 def nothing_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgets what decorated functions of test modules require: checks would list it in other modules' tests."""
-    monkeypatch.setattr(requirements, "_by_code", set())
+    monkeypatch.setattr(required_by, "_by_code", set())
 
 
 @pytest.fixture(params=[pytest.param("default", id="sqlite"), *SERVERS])

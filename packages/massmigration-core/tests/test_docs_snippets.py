@@ -2,19 +2,23 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from django.apps import AppConfig, apps
-from django.db import connection, models
+from django.db import connection, connections, models
+from django.db.migrations import Migration as DjangoMigration
 from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
 from massmigration import checks
 from massmigration.definitions.base import BaseMigration
+from massmigration.exceptions import GateClosed
+from massmigration.gates import RequireMassMigration
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
+from massmigration.operations import DataOperation
 from massmigration.states import Status
 from massmigration.testing import run_migration
 
@@ -24,6 +28,12 @@ DOCUMENTS = sorted(
     for pattern in ("README.md", "packages/*/README.md", "docs/**/*.md")
     for path in ROOT.glob(pattern)
     if "_build" not in path.parts and path.name != "house-style.md"  # whose examples are of something that is not there
+)
+
+
+PRODUCTS = (
+    "CREATE TABLE shop_product (id integer PRIMARY KEY AUTOINCREMENT, name text, slug text, price text, "
+    "cents integer, currency text, title text, legacy_code text)"
 )
 
 
@@ -65,8 +75,23 @@ class Migrating(PythonEvaluator):
     def __call__(self, example):
         example.namespace.pop("Migration", None)
         super().__call__(example)
-        if "Migration" in example.namespace:
-            run(example.namespace["Migration"])
+        found = example.namespace.get("Migration")
+        if found is not None:
+            (migrate if issubclass(found, DjangoMigration) else run)(found)
+
+
+def migrate(migration_class: type[DjangoMigration]) -> None:
+    """Its gates are closed at first, and it runs when what they require is applied."""
+    editor = SimpleNamespace(connection=connection)
+    state = SimpleNamespace(apps=apps)
+    for operation in migration_class("9000_of_the_docs", "shop").operations:
+        if isinstance(operation, RequireMassMigration):
+            MigrationRecord.objects.filter(key=operation.mass_migration_key).delete()
+            with pytest.raises(GateClosed):
+                operation.database_forwards("shop", editor, state, state)
+            MigrationRecord.objects.create(key=operation.mass_migration_key, status=Status.APPLIED)
+        if isinstance(operation, (RequireMassMigration, DataOperation)):
+            operation.database_forwards("shop", editor, state, state)
 
 
 def run(migration_class: type[BaseMigration]) -> None:
@@ -92,18 +117,23 @@ def shop(db, monkeypatch, tmp_path):
     config = AppConfig("shop", app_module)
     config.apps, config.models = apps, apps.all_models["shop"]
     monkeypatch.setitem(apps.app_configs, "shop", config)
+    # Another database, to copy to.
+    file = {**connections.settings["default"], "NAME": str(tmp_path / "reporting.sqlite3")}
+    monkeypatch.setitem(connections.settings, "reporting", file)
+    connections["reporting"] = connections.create_connection("reporting")
+    connections["reporting"].connect()  # which is no business of the test case, unlike a connection made on demand
+    with connections["reporting"].cursor() as cursor:
+        cursor.execute(PRODUCTS)
     with connection.cursor() as cursor:
         # Not by a schema editor, which SQLite does not let into a transaction.
-        cursor.execute(
-            "CREATE TABLE shop_product "
-            "(id integer PRIMARY KEY AUTOINCREMENT, name text, slug text, price text, cents integer, "
-            "currency text, title text, legacy_code text)"
-        )
+        cursor.execute(PRODUCTS)
         cursor.execute(
             "CREATE TABLE shop_archivedproduct "
             "(id integer PRIMARY KEY AUTOINCREMENT, name text, label text, cents integer, reason text)"
         )
     Product.objects.bulk_create(Product(name=f" Product {index}") for index in range(3))
+    yield
+    connections["reporting"].close()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -6,7 +6,7 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from massmigration import enforcing, record_cache
+from massmigration import record_cache, requirement
 from massmigration.definitions.simple import SimpleMigration
 from massmigration.enforcement import migration_is_applied, requires_migration
 from massmigration.exceptions import (
@@ -252,7 +252,7 @@ def test_it_is_skipped_in_tests_without_a_query(db_alias):
 
 
 def test_outside_of_tests_it_is_not_skipped(db_alias, monkeypatch):
-    monkeypatch.setattr(enforcing, "in_tests", lambda: False)
+    monkeypatch.setattr(requirement, "in_tests", lambda: False)
     decorated = Forms.function(requires_migration(KEY, [db_alias]))
 
     with pytest.raises(RequiredMigrationNotApplied):

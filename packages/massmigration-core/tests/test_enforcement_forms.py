@@ -9,7 +9,7 @@ from django.urls import path
 from django.views import View
 from django.views.generic import TemplateView
 
-from massmigration import enforcing, record_cache, requirements
+from massmigration import record_cache, required_by, requirement
 from massmigration.enforcement import RequiresMigrationMixin, requires_migration
 from massmigration.exceptions import MigrationNotFound, RequiredMigrationNotApplied
 from massmigration.models import MigrationRecord
@@ -86,7 +86,7 @@ def test_a_view_with_the_mixin_is_let_through_in_tests(db_alias, visit, monkeypa
     view = view_of(db_alias, skip_in_tests=True)
 
     assert visit(view).status_code == 200
-    monkeypatch.setattr(enforcing, "in_tests", lambda: False)
+    monkeypatch.setattr(requirement, "in_tests", lambda: False)
     assert visit(view).status_code == 503
 
 
@@ -148,7 +148,7 @@ def test_a_condition_in_a_template_is_true_in_tests_and_asks_elsewhere(db_alias,
     source = f'{{% if "{KEY}"|migrated:"{db_alias}" %}}new{{% else %}}old{{% endif %}}'
 
     assert render(source) == "new"
-    monkeypatch.setattr(enforcing, "in_tests", lambda: False)
+    monkeypatch.setattr(requirement, "in_tests", lambda: False)
     assert render(source) == "old"
     make_record(db_alias)
     assert render(source) == "new"
@@ -173,7 +173,7 @@ def test_what_requires_a_migration_is_known_by_name():
     requires_migration(KEY)(module_code)
     requires_migration(KEY)(lambda: None)
 
-    assert [(need.key, need.by) for need in requirements.of_code()] == [(KEY, f"{__name__}.module_code")]
+    assert [(need.key, need.by) for need in required_by.of_code()] == [(KEY, f"{__name__}.module_code")]
 
 
 def module_code():

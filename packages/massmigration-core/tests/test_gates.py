@@ -9,6 +9,7 @@ from django.db import connections, migrations
 from django.db.migrations.writer import MigrationWriter
 
 from massmigration import api, fresh
+from massmigration.definitions.stages import OnceStage
 from massmigration.exceptions import GateClosed, RequiredMigrationNotApplied
 from massmigration.gates import RequireMassMigration
 from massmigration.loader import store
@@ -124,6 +125,34 @@ def test_few_rows_are_done_inline(project, inline, begins_at):
 
     assert (project.applied, project.statuses[KEY]) == (ALL, "applied")
     assert set(project.cents) - {1} == {150}
+
+
+@pytest.mark.parametrize("is_ending", [True, False])
+def test_what_rounds_off_the_rows_is_none_to_count(used, inline, monkeypatch, is_ending):
+    migration = store.get(KEY)
+    stages = [*migration.get_stages(), OnceStage(name=KEY, operation=lambda db_alias: None, is_ending=is_ending)]
+    monkeypatch.setattr(migration, "get_stages", lambda: stages)
+
+    if is_ending:
+        used.migrate()
+    else:
+        with pytest.raises(GateClosed, match="it cannot be said how many rows are left"):
+            used.migrate()
+
+    assert (used.applied[-1] == NOT_NULL) is is_ending
+
+
+@pytest.mark.parametrize("is_ending", [True, False])
+def test_what_rounds_off_has_nothing_to_do_on_a_fresh_database(project, monkeypatch, is_ending):
+    called = []
+    migration = store.get(KEY)
+    stages = [*migration.get_stages(), OnceStage(name=KEY, operation=called.append, is_ending=is_ending)]
+    monkeypatch.setattr(migration, "get_stages", lambda: stages)
+
+    project.migrate()
+
+    assert project.statuses[KEY] == "applied"
+    assert called == ([] if is_ending else [project.db_alias])
 
 
 @pytest.mark.parametrize("begins_at", ["0001_initial", "0002_cents"])

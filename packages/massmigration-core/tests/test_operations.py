@@ -8,6 +8,7 @@ from django.db.models.functions import Concat, Upper
 from django.db.models.signals import post_delete
 
 from massmigration import api
+from massmigration.definitions.stages import only_mapped
 from massmigration.exceptions import BadMigrationFile
 from massmigration.operations import (
     AddFieldData,
@@ -317,6 +318,14 @@ def test_what_python_computes_is_computed_for_each_row(db_alias, monkeypatch):
     assert {card.label for card in cards} == {f"Person {index}!" for index in range(ROWS)}
     assert len({card.serial for card in cards}) == ROWS
     assert all(isinstance(card.issued_at, dt.datetime) for card in cards)
+
+
+def test_copying_ends_with_nothing_that_matters_without_rows():
+    migration = type("Migration", (OperationsMigration,), {"operations": [CopyModelData(Person, Archived)]})
+
+    stages = migration("people", "0001_copy").get_stages()
+
+    assert (len(stages), only_mapped(stages)) == (2, [stages[0]])
 
 
 def test_operations_are_done_in_order(db_alias, monkeypatch):

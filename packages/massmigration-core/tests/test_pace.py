@@ -54,6 +54,18 @@ def test_batches_grow_to_the_limit_and_no_further(server_alias, clock):
     assert [batch(pace, clock, 0.01) for _ in range(4)] == [1000, 2000, 2000, 2000]
 
 
+def test_batches_of_one_statement_begin_larger_and_grow_faster(server_alias, clock):
+    pace = Pace(server_alias, size=0, max_size=50_000, fixed_size=None, is_statement=True)
+
+    assert (pace.size, batch(pace, clock, 0.01)) == (5000, 20_000)
+
+
+def test_what_other_batches_have_found_out_counts_for_statements_too(server_alias):
+    pace = Pace(server_alias, size=40, max_size=50_000, fixed_size=None, is_statement=True)
+
+    assert pace.size == 40
+
+
 def test_batches_shrink_to_one_object_and_no_further(server_alias, clock):
     pace = make(server_alias, size=4)
 

@@ -13,12 +13,12 @@ class MassMigrationConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from massmigration import checks, checks_of_code, fresh, gates  # models are not loaded before
+        from massmigration import checks, checks_of_requirements, fresh, gates  # models are not loaded before
         from massmigration.backends import launching
         from massmigration.operations import around_migrate
 
         checks.connect()
-        checks_of_code.connect()
+        checks_of_requirements.connect()
         launching.connect()
         fresh.connect()
         gates.connect()

@@ -35,7 +35,7 @@ class Settings:
     MAX_BATCH_SIZE: int = 5000
     """No batch of objects grows beyond this: nothing is gained above 5000 rows but memory used."""
 
-    MAX_SET_SIZE: int = 20_000
+    MAX_SET_SIZE: int = 50_000
     """No batch of a set-based operation grows beyond this."""
 
     BATCH_DURATION: dt.timedelta = dt.timedelta(milliseconds=400)

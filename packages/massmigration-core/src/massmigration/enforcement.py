@@ -13,12 +13,12 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.views import View
 
-from massmigration import record_cache, requirements
-from massmigration.enforcing import Requirement, key_of
+from massmigration import record_cache, required_by
 from massmigration.ensuring import aensure_migrated, ensure_migrated
 from massmigration.exceptions import RequiredMigrationNotApplied
 from massmigration.later import retry_later
 from massmigration.loader import store
+from massmigration.requirement import Requirement, key_of
 
 __all__ = [
     "RequiresMigrationMixin",
@@ -79,7 +79,7 @@ def requires_migration(
     answer = _answer_503 if is_view else on_missing or _raise
 
     def decorate(code: Code) -> Code:
-        requirements.note(requirement.key, _name_of(code, ()))
+        required_by.note(requirement.key, _name_of(code, ()))
         return _guarded(code, requirement, answer)  # type: ignore[no-any-return]
 
     return decorate
@@ -133,7 +133,7 @@ class RequiresMigrationMixin:
             Requirement(each, cls.required_on, skip_in_tests=cls.skip_in_tests) for each in cls.required_migrations
         )
         for requirement in cls._asked:
-            requirements.note(requirement.key, _name_of(cls, ()))
+            required_by.note(requirement.key, _name_of(cls, ()))
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Django's, unless a migration is missing."""

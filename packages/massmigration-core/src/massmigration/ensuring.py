@@ -10,12 +10,12 @@ from django.db.models import Model
 
 from massmigration import record_cache
 from massmigration.definitions.stages import MappedStage
-from massmigration.enforcing import key_of
 from massmigration.exceptions import CannotEnsure
 from massmigration.executor.changes import Writes
 from massmigration.executor.work import ObjectWork, can_shrink
 from massmigration.keyset import Keyset
 from massmigration.loader import store
+from massmigration.requirement import key_of
 from massmigration.transactions import engine_transaction
 
 

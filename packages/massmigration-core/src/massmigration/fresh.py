@@ -21,7 +21,7 @@ from massmigration.backends import handler
 from massmigration.backends.immediate import ImmediateBackend
 from massmigration.conf import settings
 from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.stages import MappedStage
+from massmigration.definitions.stages import MappedStage, only_mapped
 from massmigration.exceptions import BadMigrationFile, MassMigrationError
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
@@ -121,8 +121,7 @@ def _reason(migration: BaseMigration, db_alias: str, run: Run, *, looks: bool) -
         stages = []
     mapped = [stage for stage in stages if isinstance(stage, MappedStage)]
     querysets = [stage.rows(db_alias) for stage in mapped]
-    has_only_mapped = bool(mapped) and len(mapped) == len(stages)
-    if not has_only_mapped and not _is_app_new(migration.app_label, run):
+    if not only_mapped(stages) and not _is_app_new(migration.app_label, run):
         return ""
     if not all(queryset.db == db_alias and _is_made(queryset.model, run) for queryset in querysets):
         return ""
@@ -216,10 +215,9 @@ class _Applying:
 
 def _is_mapped(migration: BaseMigration) -> bool:
     try:
-        stages = migration.get_stages()
+        return bool(only_mapped(migration.get_stages()))
     except BadMigrationFile:
         return False
-    return all(isinstance(stage, MappedStage) for stage in stages)
 
 
 def run_here(migration: BaseMigration, db_alias: str) -> None:

@@ -10,9 +10,9 @@ from django.db import DatabaseError, router
 from django.db.migrations.operations.base import Operation
 from django.db.models.signals import pre_migrate
 
-from massmigration import fresh, progress, record_cache, requirements, tables
+from massmigration import fresh, progress, record_cache, required_by, tables
 from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.stages import MappedStage
+from massmigration.definitions.stages import MappedStage, only_mapped
 from massmigration.exceptions import BadMigrationFile, GateClosed, MassMigrationError, MigrationNotFound
 from massmigration.loader import store
 from massmigration.management.showing import facts_of
@@ -134,13 +134,11 @@ def _run(look: _Look) -> None:
 
 
 def _mapped(migration: BaseMigration) -> list[MappedStage]:
-    """Its stages, if there are rows in each of them to count."""
+    """Its stages, if there are only rows to count."""
     try:
-        stages = list(migration.get_stages())
+        return only_mapped(migration.get_stages())
     except BadMigrationFile:  # one that launches itself
         return []
-    mapped = [stage for stage in stages if isinstance(stage, MappedStage)]
-    return mapped if len(mapped) == len(stages) else []
 
 
 def _has_at_most(migration: BaseMigration, db_alias: str, limit: int) -> bool | None:
@@ -190,7 +188,7 @@ def guard(db_alias: str, plan: Sequence[tuple[Any, bool]]) -> None:
 def _gates(plan: Sequence[tuple[Any, bool]]) -> Iterator[tuple[Any, Any]]:
     for migration, is_backwards in plan:
         if not is_backwards:
-            yield from ((migration, gate) for gate in requirements.gates(migration.operations))
+            yield from ((migration, gate) for gate in required_by.gates(migration.operations))
 
 
 def _keys(plan: Sequence[tuple[Any, bool]]) -> set[tuple[str, str]]:

@@ -40,6 +40,8 @@ class OnceStage(Stage):
     """Done by one call."""
 
     operation: Callable[[str], None]
+    is_ending: bool = False
+    """Does it only round off the mapped stages before it, so that it has nothing to do where they had no rows?"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class MappedStage(Stage):
 
     operation: Callable[[Model, str], None] | None = None
     operation_batch: Callable[[QuerySet[Any], str], None] | None = None
+    is_statement: bool = False
+    """Is `operation_batch` known to be no more than one statement, so that batches and shards may be large at once?"""
 
     update_fields: Sequence[str] | None = None
     """The fields that the engine writes back after `operation`; None: the operation saves."""
@@ -74,6 +78,9 @@ class MappedStage(Stage):
     catch_up: bool = True
     """Are there further passes over what the queryset still has, if everything done was seen to leave it?"""
 
+    empties: bool = False
+    """Is it known that all that is done leaves the queryset, so that nobody has to look?"""
+
     remaining: Callable[[str], int] | None = None
     """How many objects still need it: the stage is not over before this is 0."""
 
@@ -87,3 +94,10 @@ class MappedStage(Stage):
         if self.cursor_field is None:
             return Keyset.of(model)
         return Keyset.by(fields.cursor(model, self.cursor_field, name=self.name))
+
+
+def only_mapped(stages: Sequence[Stage]) -> list[MappedStage]:
+    """The mapped stages, if nothing is to be done where their querysets have no rows; else none."""
+    mapped = [stage for stage in stages if isinstance(stage, MappedStage)]
+    others = [stage for stage in stages if not isinstance(stage, MappedStage)]
+    return mapped if all(isinstance(stage, OnceStage) and stage.is_ending for stage in others) else []

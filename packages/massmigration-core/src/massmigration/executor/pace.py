@@ -14,15 +14,25 @@ SQLITE_GAP = 0.02
 SQLITE_GAP_SHARE = 0.2
 """On SQLite, waiting writers look for the lock every 100 ms at worst: short batches with gaps let them in."""
 
+STATEMENT_FACTOR = 10
+"""How many times as large the first batch is where one statement does it: hundreds of rows are nothing to it."""
+GROWTH = 2
+STATEMENT_GROWTH = 4
+"""A batch is at most so many times as large as the one before it."""
+
 
 class Pace:
     """The size of a shard's next batch."""
 
-    def __init__(self, db_alias: str, *, size: int, max_size: int, fixed_size: int | None) -> None:
+    def __init__(
+        self, db_alias: str, *, size: int, max_size: int, fixed_size: int | None, is_statement: bool = False
+    ) -> None:
         self._is_sqlite = connections[db_alias].vendor == "sqlite"
         self._fixed_size = fixed_size
         self._max_size = max_size
-        self.size: int = fixed_size or size or settings.BATCH_SIZE
+        first_size = min(settings.BATCH_SIZE * (STATEMENT_FACTOR if is_statement else 1), max_size)
+        self.size: int = fixed_size or size or first_size
+        self._growth = STATEMENT_GROWTH if is_statement else GROWTH
         self._started = time.monotonic()
 
     def start(self) -> None:
@@ -36,7 +46,7 @@ class Pace:
         if self._is_sqlite:
             target = min(target, SQLITE_DURATION)
         if self._fixed_size is None and count >= self.size:
-            factor = min(max(target.total_seconds() / elapsed, 0.5), 2)
+            factor = min(max(target.total_seconds() / elapsed, 0.5), self._growth)
             self.size = min(max(int(self.size * factor), 1), self._max_size)
         return self.size
 

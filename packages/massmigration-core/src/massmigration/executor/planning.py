@@ -10,6 +10,7 @@ from django.db import connections
 
 from massmigration.conf import settings
 from massmigration.definitions.stages import MappedStage, Stage
+from massmigration.estimates import estimate_table
 from massmigration.exceptions import MassMigrationError
 from massmigration.executor.finishing import fail, finish
 from massmigration.executor.transport import Transport
@@ -61,4 +62,8 @@ def _cut(stage: Stage, db_alias: str, transport: Transport) -> Plan:
     queryset = stage.rows(db_alias)
     # SQLite has one writer at a time: more shards only wait for each other.
     count = 1 if connections[db_alias].vendor == "sqlite" else settings.SHARDS
+    if stage.is_statement and count > 1:
+        # A batch of one statement is soon as large as it may be; a smaller shard costs more than it gains.
+        size = estimate_table(queryset.model, db_alias)
+        count = count if size is None else min(count, max(-(-size // settings.MAX_SET_SIZE), 1))
     return transport.split(queryset, stage.keyset(queryset.model), count)

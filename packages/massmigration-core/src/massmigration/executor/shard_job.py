@@ -121,11 +121,11 @@ def _work(claim: Claim, stage: Stage, transport: Transport, deadline: float) -> 
 
 
 def _pace(claim: Claim, stage: Stage) -> Pace:
-    fixed_size, max_size = None, settings.MAX_BATCH_SIZE
-    if isinstance(stage, MappedStage):
-        fixed_size = stage.batch_size
-        max_size = settings.MAX_SET_SIZE if stage.operation_batch else max_size
-    return Pace(claim.job.db_alias, size=claim.batch_size, max_size=max_size, fixed_size=fixed_size)
+    db_alias, size = claim.job.db_alias, claim.batch_size
+    if not isinstance(stage, MappedStage):
+        return Pace(db_alias, size=size, max_size=settings.MAX_BATCH_SIZE, fixed_size=None)
+    max_size = settings.MAX_SET_SIZE if stage.operation_batch else settings.MAX_BATCH_SIZE
+    return Pace(db_alias, size=size, max_size=max_size, fixed_size=stage.batch_size, is_statement=stage.is_statement)
 
 
 class _Batches:

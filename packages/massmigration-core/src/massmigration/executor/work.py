@@ -110,7 +110,7 @@ class MappedWork(Work):
         self._queryset = self._keyset.loaded(queryset)
         # What an object is known by: its cursor may stand for another after an edit.
         self._identity = Keyset.of(queryset.model)
-        self._watches = can_shrink(stage, self._queryset)
+        self._watches = can_shrink(stage, self._queryset) and not stage.empties
         self._is_careful = False
 
     @abstractmethod
@@ -167,7 +167,8 @@ class BatchWork(MappedWork):
             count = self._keyset.rows(queryset).distinct().count()
         else:
             count = limit if found else queryset.count()
-        return Portion(last=last, count=count, is_last=not found, queryset=queryset, span=(claim.after, last))
+        is_last = not found or last == claim.upper
+        return Portion(last=last, count=count, is_last=is_last, queryset=queryset, span=(claim.after, last))
 
     def portion_of(self, found: list[Key], *, may_lock: bool) -> Portion:
         queryset = self._queryset.filter(self._identity.among(found))
@@ -234,7 +235,7 @@ class ObjectWork(MappedWork):
     def _portion(self, claim: Claim, objects: list[Model], limit: int) -> Portion:
         last = self._keyset.encoded_key_of(objects[-1]) if objects else claim.after
         # PostgreSQL returns less than LIMIT when rows that it waited for no longer match.
-        is_last = len(objects) < limit and not self._page(last, claim.upper).exists()
+        is_last = last == claim.upper or (len(objects) < limit and not self._page(last, claim.upper).exists())
         if is_joined(self._queryset):
             objects = self._once(objects)
         span = (claim.after, last)

@@ -80,6 +80,8 @@ class DataOperation(Operation):
         operation_batch: Callable[[QuerySet[Any], str], None] | None = None,
         update_fields: Sequence[str] | None = None,
         atomic: bool | None = None,
+        is_statement: bool = False,
+        empties: bool = False,
     ) -> MappedStage:
         """A stage with what the migration and the operation itself say about how to run."""
         on_error = self.on_error or context.on_error
@@ -96,6 +98,8 @@ class DataOperation(Operation):
             get_queryset=get_queryset,
             operation=operation,
             operation_batch=operation_batch,
+            is_statement=is_statement,
+            empties=empties,
             update_fields=update_fields,
             on_error=on_error,
             max_failures=context.max_failures,

@@ -52,8 +52,14 @@ class _Copy(DataOperation):
 
         leaves = any(place.db_alias != db_alias for db_alias, place in self._places(context, source, target))
         atomic = context.atomic and not leaves
-        mapped = self.mapped(context, get_queryset, operation_batch=operation_batch, atomic=atomic)
-        return [mapped, OnceStage(name=context.name, atomic=atomic, idle_limit=context.idle_limit, operation=end)]
+        is_statement = not leaves and not any(column.is_called for column in columns)
+        mapped = self.mapped(
+            context, get_queryset, operation_batch=operation_batch, atomic=atomic, is_statement=is_statement
+        )
+        ending = OnceStage(
+            name=context.name, atomic=atomic, idle_limit=context.idle_limit, operation=end, is_ending=True
+        )
+        return [mapped, ending]
 
     def check_database(self, context: Context, db_alias: str) -> None:
         source, target = self.models(context)

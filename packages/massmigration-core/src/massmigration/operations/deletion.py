@@ -57,7 +57,11 @@ class DeleteModelData(DataOperation):
                 return given(rows)
             return rows if given is None else given.all()
 
-        return [self.mapped(context, get_queryset, operation_batch=self._delete)]
+        return [
+            self.mapped(
+                context, get_queryset, operation_batch=self._delete, is_statement=not self.cascade, empties=True
+            )
+        ]
 
     def confirmation(self, context: Context) -> str:
         which = "all rows" if self.queryset is None else "rows"

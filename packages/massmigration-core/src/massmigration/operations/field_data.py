@@ -25,7 +25,27 @@ from massmigration.operations.lookup import (
 )
 
 
-class AddFieldData(DataOperation):
+class _FieldData(DataOperation):
+    """What all have in common."""
+
+    def _set(
+        self,
+        context: Context,
+        get_queryset: Callable[[str], QuerySet[Any]],
+        field: Field[Any, Any],
+        value: Any,
+        *,
+        empties: bool = False,
+    ) -> Stage:
+        """A stage that writes one value, or expression, in every row."""
+
+        def write(queryset: QuerySet[Any], db_alias: str) -> None:
+            queryset.update(**{field.name: value})
+
+        return self.mapped(context, get_queryset, operation_batch=write, is_statement=True, empties=empties)
+
+
+class AddFieldData(_FieldData):
     """Fills a field where it is null; with `overwrite`, always.
 
     `value`: a constant; an expression; a callable, called with each object; a field, for its default; left out: the
@@ -59,7 +79,9 @@ class AddFieldData(DataOperation):
             return rows if self.overwrite else rows.filter(**{f"{field.name}__isnull": True})
 
         if by_object is None:
-            return [self.mapped(context, get_queryset, operation_batch=_setting(field, value))]
+            # Of an expression it is not known whether it is NULL.
+            empties = not self.overwrite and value is not None and not hasattr(value, "resolve_expression")
+            return [self._set(context, get_queryset, field, value, empties=empties)]
 
         def assign(obj: Model, db_alias: str) -> None:
             found = by_object(obj)
@@ -109,7 +131,7 @@ class AddFieldData(DataOperation):
             ) from None
 
 
-class CopyFieldData(DataOperation):
+class CopyFieldData(_FieldData):
     """Copies one column to another of the same model, in every row. Names of columns will do, too."""
 
     @also_known_as(model_name="model", from_column_name="from_field", to_column_name="to_field")
@@ -134,11 +156,10 @@ class CopyFieldData(DataOperation):
         if source is target:
             raise self.refusal(context, f"{self.from_field!r} and {self.to_field!r} are the same field.")
         check_same_type(self, context, source, target)
-        setting = _setting(target, F(source.attname))
-        return [self.mapped(context, lambda db_alias: all_rows(model, db_alias), operation_batch=setting)]
+        return [self._set(context, lambda db_alias: all_rows(model, db_alias), target, F(source.attname))]
 
 
-class RemoveFieldData(DataOperation):
+class RemoveFieldData(_FieldData):
     """Empties a field, or a column that the table has and the model no longer: writes NULL wherever it is not.
 
     `field`: as Djangae's operations were given it; only its `db_column` is looked at.
@@ -167,7 +188,7 @@ class RemoveFieldData(DataOperation):
         def get_queryset(db_alias: str) -> QuerySet[Any]:
             return all_rows(rows_of, db_alias).filter(**{f"{field.name}__isnull": False})
 
-        return [self.mapped(context, get_queryset, operation_batch=_setting(field, None))]
+        return [self._set(context, get_queryset, field, None, empties=True)]
 
     def check_database(self, context: Context, db_alias: str) -> None:
         super().check_database(context, db_alias)
@@ -205,12 +226,3 @@ class RemoveFieldData(DataOperation):
 
 def _not_null(what: str) -> str:
     return f"{what} is NOT NULL and cannot be emptied. Let it be null first, or drop the column, which is faster."
-
-
-def _setting(field: Field[Any, Any], value: Any) -> Callable[[QuerySet[Any], str], None]:
-    """An operation on batches that writes one value, or expression, in every row."""
-
-    def write(queryset: QuerySet[Any], db_alias: str) -> None:
-        queryset.update(**{field.name: value})
-
-    return write

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django import template
 
-from massmigration.enforcing import Requirement
 from massmigration.exceptions import RequiredMigrationNotApplied
+from massmigration.requirement import Requirement
 
 register = template.Library()
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from massmigration import api, dryrun, overview, requirements, tables
+from massmigration import api, dryrun, overview, required_by, tables
 from massmigration.definitions.base import BaseMigration
 from massmigration.exceptions import BadMigrationFile
 from massmigration.management import flags, planning, processes, trying, verifying
@@ -126,7 +126,7 @@ class Command(MassMigrationCommand):
             return
         self.tell("Mass migrations to run:")
         keys = [migration.key for migration in left]
-        needs = requirements.by_key() if options["check"] else {}
+        needs = required_by.by_key() if options["check"] else {}
         for index, migration in enumerate(left):
             text = planning.line(migration, entries, keys[:index], is_named=is_named, with_estimate=options["plan"])
             self.tell(f"  {text}")

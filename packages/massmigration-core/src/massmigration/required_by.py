@@ -1,4 +1,4 @@
-"""Knows which code, and which schema migrations, require a mass migration."""
+"""Lists what is required, and by which code or schema migration: for checks and commands, not for enforcing it."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.db import DatabaseError, connections
 
-from massmigration import requirements, tables
+from massmigration import required_by, tables
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
-from massmigration.requirements import Need
+from massmigration.required_by import Need
 from massmigration.states import Status
 
 TAG = "massmigration"
@@ -28,8 +28,8 @@ def check_needs(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -
     """E010: gates for migrations in no file; E011: gates that cannot do what they say; W006: code for such ones."""
     known = {*store.by_key, *store.errors}
     labels = None if app_configs is None else {config.label for config in app_configs}
-    gates = [need for need in requirements.of_gates() if labels is None or need.by_app in labels]
-    code = requirements.of_imported_code() if labels is None else []
+    gates = [need for need in required_by.of_gates() if labels is None or need.by_app in labels]
+    code = required_by.of_imported_code() if labels is None else []
     return [
         *(_unknown_gate(need) for need in gates if need.key not in known),
         *(_atomic_gate(need) for need in gates if need.is_inline_in_transaction),
@@ -77,7 +77,7 @@ def _outstanding(db_alias: str) -> Iterator[CheckMessage]:
         text = f"Whether mass migrations are applied on database {db_alias!r} cannot be said: {str(error).strip()}"
         yield Warning(text, hint=f"Run: manage.py check --deploy --database {db_alias}", id="massmigration.W008")
         return
-    needs = requirements.by_key()
+    needs = required_by.by_key()
     for migration in wanted:
         status = found.get(migration.key)
         if status != Status.APPLIED:

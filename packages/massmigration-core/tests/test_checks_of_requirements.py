@@ -3,7 +3,7 @@ import io
 import pytest
 from django.core.management import CommandError, call_command
 
-from massmigration import checks_of_code, requirements
+from massmigration import checks_of_requirements, required_by
 from massmigration.enforcement import requires_migration
 from massmigration.loader import store
 from testsupport import gating
@@ -34,14 +34,14 @@ def gated(settings):
 
 
 def test_all_is_well(gated):
-    assert checks_of_code.check_needs() == []
-    assert requirements.by_key() == {KEY: ["schema migration gated.0003_cents_not_null"]}
+    assert checks_of_requirements.check_needs() == []
+    assert required_by.by_key() == {KEY: ["schema migration gated.0003_cents_not_null"]}
 
 
 def test_a_gate_for_a_migration_that_does_not_exist_is_an_error(gated, monkeypatch):
     monkeypatch.setattr(GATE, "name", "0001_typo")
 
-    (found,) = checks_of_code.check_needs()
+    (found,) = checks_of_requirements.check_needs()
 
     assert found.id == "massmigration.E010"
     assert found.msg == (
@@ -52,15 +52,15 @@ def test_a_gate_for_a_migration_that_does_not_exist_is_an_error(gated, monkeypat
 def test_a_gate_that_could_not_run_it_inline_is_an_error(gated, monkeypatch):
     monkeypatch.setattr(GATE, "run_inline_up_to", 10)
 
-    assert ids(checks_of_code.check_needs()) == ["massmigration.E011"]
+    assert ids(checks_of_requirements.check_needs()) == ["massmigration.E011"]
     monkeypatch.setattr(GATED, "atomic", False)
-    assert checks_of_code.check_needs() == []
+    assert checks_of_requirements.check_needs() == []
 
 
 def test_code_that_requires_a_migration_that_does_not_exist_is_a_warning():
     requires_migration("testapp:0001_typo")(needing)
 
-    (found,) = checks_of_code.check_needs()
+    (found,) = checks_of_requirements.check_needs()
 
     assert found.id == "massmigration.W006"
     assert f"{__name__}.needing requires mass migration 'testapp:0001_typo'" in found.msg
@@ -70,7 +70,7 @@ def test_check_deploy_lists_what_is_outstanding_and_what_requires_it(project):
     project.migrate("massmigration")
     requires_migration(KEY)(needing)
 
-    found = checks_of_code.check_outstanding(databases=[project.db_alias])
+    found = checks_of_requirements.check_outstanding(databases=[project.db_alias])
 
     assert ids(found) == ["massmigration.W007"] * 2
     assert found[0].msg == (
@@ -83,7 +83,7 @@ def test_check_deploy_lists_what_is_outstanding_and_what_requires_it(project):
 def test_check_deploy_is_content_when_all_is_applied(project):
     project.migrate()
 
-    assert checks_of_code.check_outstanding(databases=[project.db_alias]) == []
+    assert checks_of_requirements.check_outstanding(databases=[project.db_alias]) == []
 
 
 def test_the_command_shows_them(project, settings):
@@ -101,8 +101,8 @@ def test_a_database_out_of_reach_is_a_warning(monkeypatch):
 
         raise OperationalError("Nobody is there.")
 
-    monkeypatch.setattr(checks_of_code.tables, "exist", refuse)
+    monkeypatch.setattr(checks_of_requirements.tables, "exist", refuse)
 
-    (found,) = checks_of_code.check_outstanding(databases=["default"])
+    (found,) = checks_of_requirements.check_outstanding(databases=["default"])
 
     assert (found.id, "Nobody is there." in found.msg) == ("massmigration.W008", True)

@@ -1,4 +1,4 @@
-"""Finds out whether what code requires is applied, and says what to do if it is not."""
+"""What one piece of code requires: asks whether it is applied, and says what to do if it is not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from massmigration.under_test import in_tests
 
 
 class Requirement:
-    """What one decorator asks for."""
+    """A migration, applied on some databases."""
 
     def __init__(
         self,

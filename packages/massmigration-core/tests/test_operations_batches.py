@@ -1,0 +1,106 @@
+"""What batches and shards of one statement cost besides the statement."""
+
+import pytest
+from django.db import connections
+from django.db.models.functions import Upper
+from django.test.utils import CaptureQueriesContext
+
+from massmigration import sharding
+from massmigration.models import ShardRecord
+from massmigration.operations import (
+    AddFieldData,
+    CopyFieldData,
+    MapFunctionOnObjects,
+    OperationsMigration,
+    RemoveFieldData,
+)
+from testsupport import oracle
+from testsupport.adhoc import IMMEDIATE, launch, register
+from testsupport.people.models import Person
+
+ROWS = 40
+FILLED = AddFieldData("people.Person", "age", 7)
+EMPTIED = RemoveFieldData("people.Person", "favourite_colour")
+COPIED = CopyFieldData("people.Person", "name", "nick")
+CALLED = MapFunctionOnObjects("people.Person", lambda person: setattr(person, "age", 7), update_fields=["age"])
+
+
+@pytest.fixture(autouse=True)
+def limits(settings):
+    settings.MASSMIGRATION_BACKEND = IMMEDIATE
+    settings.MASSMIGRATION_BATCH_SIZE = 10
+
+
+def run(monkeypatch, db_alias, operation, **attributes):
+    Person.objects.using(db_alias).bulk_create(Person(name=f"P {index}") for index in range(ROWS))
+    migration = type("Migration", (OperationsMigration,), {"operations": [operation], **attributes})
+    with CaptureQueriesContext(connections[db_alias]) as queries:
+        record = launch(register(monkeypatch, migration), db_alias)
+    assert record.status == "applied", record.last_error
+    assert oracle.tally(db_alias) == (ROWS, 0, 0)
+    return [query["sql"] for query in queries]
+
+
+def checkpoints(queries):
+    found = [sql for sql in queries if sql.startswith("UPDATE") and "massmigration_shardrecord" in sql]
+    return [sql for sql in found if "cursor" in sql.partition("WHERE")[0]]
+
+
+def by_keys(queries):
+    """The updates of rows whose keys were read before, as they are to find out whether they stay."""
+    return [sql for sql in queries if sql.startswith("UPDATE") and "people_person" in sql and " IN (" in sql]
+
+
+@pytest.mark.parametrize("operation", [COPIED, CALLED], ids=["statement", "objects"])
+def test_a_batch_that_reaches_the_end_of_its_shard_is_the_last(db_alias, monkeypatch, operation):
+    queries = run(monkeypatch, db_alias, operation, batch_size=ROWS // 2)
+
+    assert len(checkpoints(queries)) == 2
+
+
+def test_batches_of_one_statement_begin_large(db_alias, monkeypatch):
+    queries = run(monkeypatch, db_alias, COPIED)
+
+    assert len(checkpoints(queries)) == 1
+
+
+def test_batches_of_objects_begin_small(db_alias, monkeypatch):
+    queries = run(monkeypatch, db_alias, CALLED)
+
+    assert len(checkpoints(queries)) > 1
+
+
+@pytest.mark.parametrize("operation", [FILLED, EMPTIED], ids=["fill", "empty"])
+def test_what_is_known_to_leave_the_queryset_is_not_looked_for(db_alias, monkeypatch, operation):
+    queries = run(monkeypatch, db_alias, operation)
+
+    assert by_keys(queries) == []
+
+
+def test_what_may_stay_in_the_queryset_is_looked_for(db_alias, monkeypatch):
+    queries = run(monkeypatch, db_alias, AddFieldData("people.Person", "nick", Upper("nick")))
+
+    assert by_keys(queries) != []
+
+
+@pytest.mark.parametrize(("operation", "shards"), [(COPIED, 4), (CALLED, 8)], ids=["statement", "objects"])
+def test_shards_of_one_statement_are_as_large_as_a_batch_may_be(server_alias, monkeypatch, settings, operation, shards):
+    monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 1)
+    monkeypatch.setattr("massmigration.executor.planning.estimate_table", lambda model, db_alias: ROWS)
+    settings.MASSMIGRATION_MAX_SET_SIZE = 10
+    settings.MASSMIGRATION_SHARDS = 8
+
+    run(monkeypatch, server_alias, operation)
+
+    assert ShardRecord.objects.using(server_alias).count() == shards
+
+
+def test_without_an_estimate_there_are_as_many_shards_as_usual(server_alias, monkeypatch, settings):
+    monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 1)
+    monkeypatch.setattr("massmigration.executor.planning.estimate_table", lambda model, db_alias: None)
+    settings.MASSMIGRATION_MAX_SET_SIZE = 10
+    settings.MASSMIGRATION_SHARDS = 8
+
+    run(monkeypatch, server_alias, COPIED)
+
+    assert ShardRecord.objects.using(server_alias).count() == 8
