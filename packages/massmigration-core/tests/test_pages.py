@@ -191,7 +191,7 @@ def test_a_shard_whose_lease_is_overdue_is_stalled_and_can_be_sent_again(client,
     assert "Stalled: lease overdue for 1 h" in page
     assert 'data-mm-verb="heal">' in page
     assert found["is_stalled"]
-    assert "Sent again what was stuck: 1 jobs." in text_of(response)
+    assert "Sent again what was stuck: 1 job." in text_of(response)
 
 
 @only_sqlite
