@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import django
 import pytest
 from django.contrib.auth.models import User
 from django.db.models import F
@@ -21,8 +22,8 @@ from testsupport.testapp.models import Item
 SLOW_KEY, FAILING_KEY = "testapp:9000_slow", "testapp:9001_failing"
 ROWS = 600
 BAD = "bad"
-AXE = """async () => {
-    const found = await axe.run(document, {resultTypes: ["violations"]});
+AXE = """async (part) => {
+    const found = await axe.run(part ? {include: [part]} : document, {resultTypes: ["violations"]});
     return found.violations.map((each) => `${each.id}: ${each.nodes.map((node) => node.html).join(" | ")}`);
 }"""
 TOO_LONG = 60_000
@@ -184,6 +185,8 @@ def test_a_failed_migration_is_mended_and_retried(visit, site, db_alias, monkeyp
 def test_every_page_is_accessible_in_light_and_in_dark(visit, site, db_alias, has_admin):
     axe = pytest.importorskip("axe_playwright_python", reason="pip install --group browser")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    # Django 4.2's own frame has no main landmark, forbids zooming, and has links too pale: only what is ours counts.
+    part = "#content" if has_admin and django.VERSION < (5, 2) else None
     found = {}
     with showcase.shown(db_alias):
         for scheme in ("light", "dark"):
@@ -192,7 +195,7 @@ def test_every_page_is_accessible_in_light_and_in_dark(visit, site, db_alias, ha
                 address_of(page, site, name)
                 steps(page, db_alias)
                 page.evaluate(script)  # as a debugger would: the page's policy stays as it is
-                violations = page.evaluate(AXE)
+                violations = page.evaluate(AXE, part)
                 if violations:
                     found[f"{name} in {scheme}"] = violations
 
