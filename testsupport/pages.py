@@ -33,7 +33,7 @@ def _watch(page: Any, db_alias: str) -> None:
     page.locator("#mm-spark").wait_for()
 
 
-def _open_pause(page: Any, db_alias: str) -> None:
+def _open_cancel(page: Any, db_alias: str) -> None:
     page.locator("[data-mm-verb=cancel] summary").click()
 
 
@@ -45,6 +45,14 @@ def _try(page: Any, db_alias: str) -> None:
     page.get_by_role("button", name="Dry run").click()
     page.locator("#dry-run").wait_for()
     page.locator("summary").first.click()
+
+
+def _open_resolve(page: Any, db_alias: str) -> None:
+    page.get_by_text("Resolve", exact=True).first.click()
+
+
+def _open_resolve_all(page: Any, db_alias: str) -> None:
+    page.get_by_text("Mark all of them as resolved").click()
 
 
 ADDRESSES = {
@@ -62,8 +70,11 @@ ADDRESSES = {
     "run": ("run", READY),
     "run-tried": ("run", READY),
     "run-blocked": ("run", BLOCKED),
+    "run-broken": ("run", showcase.BROKEN),
     "failures": ("failures", FAILED),
+    "failures-resolving": ("failures", FAILED),
     "failures-group": ("failures", FAILED),
+    "failures-group-resolving": ("failures", FAILED),
     "failures-none": ("failures", RUNNING),
     "history": ("history", PAUSED),
     "confirm": ("delete", FAILED),
@@ -72,12 +83,15 @@ QUERIES = {
     "list-failed": "?status=failed",
     "list-nothing": "?q=nothing+has+this+name",
     "failures-group": "?group=" + "a" * 64,
+    "failures-group-resolving": "?group=" + "b" * 64,
 }
 PAGES: dict[str, Any] = dict.fromkeys(ADDRESSES, _nothing) | {
     "detail-running": _watch,
-    "detail-cancelling": _open_pause,
+    "detail-cancelling": _open_cancel,
     "detail-failed": _open_forget,
     "run-tried": _try,
+    "failures-resolving": _open_resolve_all,
+    "failures-group-resolving": _open_resolve,
 }
 
 

@@ -91,7 +91,7 @@ def test_the_list_shows_the_records_of_the_chosen_database(db_alias):
     page = client_with("view").get(address(LIST, db_alias)).content.decode()
 
     assert KEY in page
-    assert "42.0%, 42/100 rows" in page
+    assert "42.0%, 42 of 100 rows" in page
     assert "bob" in page
 
 
@@ -229,11 +229,12 @@ def test_a_grave_action_asks_on_a_page_of_its_own(db_alias):
 
     page = act(client, db_alias, "forget").content.decode()
 
-    assert "delete the record, as if it had never been launched" in page
+    assert "Deletes the record, its shards and its failed objects, as if it had never been launched." in page
     assert f'name="_selected_action" value="{KEY}"' in page
     assert "<script" not in page.partition('id="content"')[2]
     assert status_of(db_alias) == Status.FAILED
-    assert said(act(client, db_alias, "forget", confirmed="yes")) == [("success", f"{KEY} forgotten.")]
+    response = act(client, db_alias, "forget", confirmed="yes")
+    assert said(response) == [("success", f"{KEY} was forgotten on {db_alias}.")]
 
 
 def test_actions_work_where_requests_are_transactions(db_alias, monkeypatch):
@@ -242,12 +243,12 @@ def test_actions_work_where_requests_are_transactions(db_alias, monkeypatch):
 
     response = act(client_with("view", "run"), db_alias, "retry")
 
-    assert said(response) == [("success", f"{KEY} retried.")]
+    assert said(response) == [("success", f"{KEY} goes on where it stopped, on {db_alias}.")]
 
 
 @pytest.mark.parametrize(
     ("button", "status", "text"),
-    [({}, Status.QUEUED, "launched"), ({"_fake": ""}, Status.APPLIED, "marked as applied")],
+    [({}, Status.QUEUED, "started"), ({"_fake": ""}, Status.APPLIED, "marked as applied")],
     ids=["launch", "fake"],
 )
 def test_what_was_never_launched_is_launched_from_a_page_of_its_own(db_alias, button, status, text):
@@ -257,9 +258,21 @@ def test_what_was_never_launched_is_launched_from_a_page_of_its_own(db_alias, bu
     response = client.post(address(ADD, db_alias), {"key": KEY, **button})
 
     assert f'<option value="{KEY}">' in page
-    assert said(response) == [("success", f"{KEY} {text}.")]
+    assert said(response) == [("success", f"{KEY} was {text} on {db_alias}.")]
     assert status_of(db_alias) == status
     assert f'<option value="{KEY}">' not in client.get(address(ADD, db_alias)).content.decode()
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+def test_nothing_is_launched_that_was_not_chosen(db_alias):
+    client = client_with("view", "run")
+
+    page = client.get(address(ADD, db_alias)).content.decode()
+    response = client.post(address(ADD, db_alias), {"key": ""})
+
+    assert '<select name="key" id="id_key" required><option value="">' in page
+    assert [level for level, _ in said(response)] == ["error"]
+    assert not MigrationRecord.objects.using(db_alias).exists()
 
 
 def test_launching_needs_its_permission(db_alias):

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import django
 import pytest
 from django.contrib.auth.models import User
 from django.db.models import F
@@ -21,8 +22,8 @@ from testsupport.testapp.models import Item
 SLOW_KEY, FAILING_KEY = "testapp:9000_slow", "testapp:9001_failing"
 ROWS = 600
 BAD = "bad"
-AXE = """async () => {
-    const found = await axe.run(document, {resultTypes: ["violations"]});
+AXE = """async (part) => {
+    const found = await axe.run(part ? {include: [part]} : document, {resultTypes: ["violations"]});
     return found.violations.map((each) => `${each.id}: ${each.nodes.map((node) => node.html).join(" | ")}`);
 }"""
 TOO_LONG = 60_000
@@ -133,13 +134,13 @@ def test_a_migration_is_tried_started_watched_paused_and_resumed(visit, site, db
     page.goto(f"{site}/migrations/?q=9000_slow")
     page.get_by_role("link", name="Run testapp:9000_slow on default").click()
     page.get_by_role("button", name="Dry run").click()
-    page.get_by_text("Nothing of it was kept.").wait_for()
+    page.locator("#dry-run").get_by_text("Nothing of it was kept.").wait_for()
     assert page.locator("ins").count() == 10
     page.get_by_role("button", name="Start 9000_slow on default").click()
     badge(page, "Running")
-    page.wait_for_function("document.getElementById('mm-progress').value > 50")
+    wait_until(lambda: share(page) > 50)
     first = share(page)
-    page.wait_for_function(f"document.getElementById('mm-progress').value > {first}")
+    wait_until(lambda: share(page) > first)
     press(page, "pause")
     badge(page, "Paused")
     wait_until(lambda: not pool.waiting)
@@ -184,6 +185,8 @@ def test_a_failed_migration_is_mended_and_retried(visit, site, db_alias, monkeyp
 def test_every_page_is_accessible_in_light_and_in_dark(visit, site, db_alias, has_admin):
     axe = pytest.importorskip("axe_playwright_python", reason="pip install --group browser")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    # Django 4.2's own frame has no main landmark, forbids zooming, and has links too pale: only what is ours counts.
+    part = "#content" if has_admin and django.VERSION < (5, 2) else None
     found = {}
     with showcase.shown(db_alias):
         for scheme in ("light", "dark"):
@@ -192,7 +195,7 @@ def test_every_page_is_accessible_in_light_and_in_dark(visit, site, db_alias, ha
                 address_of(page, site, name)
                 steps(page, db_alias)
                 page.evaluate(script)  # as a debugger would: the page's policy stays as it is
-                violations = page.evaluate(AXE)
+                violations = page.evaluate(AXE, part)
                 if violations:
                     found[f"{name} in {scheme}"] = violations
 
@@ -227,7 +230,7 @@ def test_what_has_the_focus_keeps_it_while_the_page_moves(visit, site, db_alias)
         page.locator("[data-mm-verb=cancel] summary").focus()
         before = page.locator("#mm-percent").inner_text()
         showcase.advance(db_alias, 40_000)
-        page.wait_for_function(f"document.getElementById('mm-percent').textContent !== {before!r}")
+        wait_until(lambda: page.locator("#mm-percent").inner_text() != before)
 
         assert page.evaluate("document.activeElement.closest('[data-mm-verb]').dataset.mmVerb") == "cancel"
         MigrationRecord.objects.filter(key=showcase.RUNNING).update(status=Status.PAUSED)

@@ -5,9 +5,11 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
+from massmigration import urls
 from massmigration.migrations import SimpleMigration
 from massmigration.models import FailedObject, MigrationRecord
 from massmigration.states import Status
+from massmigration.verbs import VERBS
 from testsupport.adhoc import register
 
 KEY = "testapp:9000_adhoc"
@@ -42,6 +44,9 @@ POSTS = {
     "restart": "run",
     "fake": "run",
     "forget": "forget",
+}
+UNUSED = {(view, method) for view in [*GETS, "give"] for method in ("post", "put", "patch", "delete")} - {
+    (view, "post") for view in ("run", "failures", "delete", "give")
 }
 
 
@@ -124,6 +129,50 @@ def test_migrations_are_started_and_tried_by_those_who_may_run_them(db_alias, na
 
 
 @pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("verb", POSTS)
+def test_a_page_that_asks_is_shown_to_those_who_may_give_its_verb(db_alias, name, verb):
+    record = make(STATUSES.get(verb, "failed"))
+
+    response = client_of(name).get(reverse("massmigration_give", args=[verb, KEY, db_alias]))
+
+    shown = 302 if verb == "heal" else 200
+    assert response.status_code == (shown if is_allowed(name, POSTS[verb]) else refused(name))
+    assert (response.status_code == 302 and "login" in response.url) == (name == "anonymous")
+    now = MigrationRecord.objects.get()
+    assert (now.status, now.attempt_id) == (record.status, record.attempt_id)
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_record_is_forgotten_by_those_who_may_forget(db_alias, name):
+    record = make(Status.FAILED)
+    form = {"typed": "9000_adhoc", "seen": f"{record.attempt_id} failed"}
+
+    response = client_of(name).post(reverse("massmigration_delete", args=[KEY, db_alias]), form)
+
+    assert MigrationRecord.objects.exists() == (not is_allowed(name, "forget"))
+    assert response.status_code == (302 if is_allowed(name, "forget") else refused(name))
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize(("view", "method"), sorted(UNUSED))
+def test_no_page_takes_a_method_that_it_has_no_use_for(db_alias, name, view, method):
+    make(Status.RUNNING)
+    arguments = {"manage": [], "give": ["pause", KEY, db_alias]}.get(view, [KEY, db_alias])
+
+    response = getattr(client_of(name), method)(reverse(f"massmigration_{view}", args=arguments))
+
+    assert response.status_code == 405
+    assert MigrationRecord.objects.get().status == Status.RUNNING
+
+
+def test_every_address_has_a_row_in_these_tables(db_alias):
+    names = {pattern.name for pattern in urls.urlpatterns if pattern.name}
+
+    assert names == {f"massmigration_{view}" for view in [*GETS, "give"]}
+    assert {*POSTS, "launch"} == {*VERBS, "heal"}
+
+
+@pytest.mark.parametrize("name", USERS)
 @pytest.mark.parametrize("do", ["retry", "resolve"])
 def test_failed_objects_are_mended_by_those_who_may_run(db_alias, name, do):
     record = make(Status.FAILED)
@@ -139,27 +188,20 @@ def test_failed_objects_are_mended_by_those_who_may_run(db_alias, name, do):
     assert has_changed == is_allowed(name, "run")
 
 
-@pytest.mark.parametrize("verb", POSTS)
-def test_a_get_changes_nothing(db_alias, verb):
-    record = make(STATUSES.get(verb, "failed"))
-
-    client_of("superuser").get(reverse("massmigration_give", args=[verb, KEY, db_alias]))
-
-    now = MigrationRecord.objects.get()
-    assert (now.status, now.attempt_id) == (record.status, record.attempt_id)
-
-
-@pytest.mark.parametrize("view", ["run", "failures", "delete"])
-def test_a_post_without_its_token_changes_nothing(db_alias, view):
-    record = make(Status.FAILED)
+@pytest.mark.parametrize(
+    "address", [*((view, KEY) for view in ("run", "failures", "delete")), *(("give", verb, KEY) for verb in POSTS)]
+)
+def test_a_post_without_its_token_changes_nothing(db_alias, address):
+    record = make(STATUSES.get(address[1], "failed"))
     client = Client(enforce_csrf_checks=True)
     client.force_login(User.objects.create_superuser("ann"))
-    form = {"typed": "9000_adhoc", "seen": f"{record.attempt_id} failed", "do": "retry"}
+    form = {"typed": "9000_adhoc", "seen": f"{record.attempt_id} {record.status}", "do": "retry"}
 
-    response = client.post(reverse(f"massmigration_{view}", args=[KEY, db_alias]), form)
+    response = client.post(reverse(f"massmigration_{address[0]}", args=[*address[1:], db_alias]), form)
 
     assert response.status_code == 403
-    assert MigrationRecord.objects.get().attempt_id == record.attempt_id
+    now = MigrationRecord.objects.get()
+    assert (now.status, now.attempt_id) == (record.status, record.attempt_id)
 
 
 def test_a_project_without_the_middleware_is_protected_all_the_same(db_alias, settings):

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db.models import Count, Max, Q, QuerySet, Sum
 
+from massmigration import stalling
 from massmigration.clock import DatabaseNow
 from massmigration.definitions.base import BaseMigration
 from massmigration.loader import store
@@ -17,7 +18,10 @@ from massmigration.models import FailedObject, MigrationRecord, ShardRecord
 from massmigration.progress import Reading, Tally, reading_of
 from massmigration.states import Status
 
-_Beats = dict[str, "dt.datetime | None"]
+_Sums = dict[str, dict[str, Any]]
+"""What the shards of each record's present stage add up to."""
+
+_HELD = Q(is_done=False, lease_until__isnull=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,9 @@ class Entry:
     reading: Reading | None = None
     rate: float | None = None
     """Objects a second, when it was measured and something moved."""
+
+    is_stalled: bool = False
+    """Should an operator send it again?"""
 
     @property
     def status(self) -> Status | None:
@@ -67,16 +74,30 @@ def read(db_alias: str, *, sample: float = 0) -> list[Entry]:
     With `sample`, a number of seconds, look twice when anything is running, to measure rates.
     """
     records = _records(db_alias)
-    readings, beats = _read(db_alias, records.values())
+    readings, sums = _read(db_alias, records.values())
     rates: dict[str, float | None] = {}
     if sample and any(reading.status is Status.RUNNING for reading in readings.values()):
         time.sleep(sample)
-        before = readings
+        before, beats = readings, _beats(sums)
         records = _records(db_alias)
-        readings, later = _read(db_alias, records.values())
+        readings, sums = _read(db_alias, records.values())
+        later = _beats(sums)
         rates = {key: _rate(before.get(key), new, beats.get(key), later.get(key)) for key, new in readings.items()}
     keys = sorted({*store.by_key, *store.errors, *records})
-    return [_entry(key, db_alias, records.get(key), readings.get(key), rates.get(key)) for key in keys]
+    found = [_entry(key, db_alias, records.get(key), readings.get(key), rates.get(key)) for key in keys]
+    return [dataclasses.replace(entry, is_stalled=_is_stalled(entry, sums)) for entry in found]
+
+
+def _is_stalled(entry: Entry, sums: _Sums) -> bool:
+    mine = sums.get(entry.key, {})
+    return entry.record is not None and stalling.is_stalled(
+        entry.record, overdue=mine.get("overdue", 0), held=mine.get("held", 0), beat=mine.get("beat")
+    )
+
+
+def _beats(sums: _Sums) -> dict[str, dt.datetime | None]:
+    """When a worker made the last checkpoint."""
+    return {key: found.get("beat") for key, found in sums.items()}
 
 
 def _records(db_alias: str) -> dict[str, MigrationRecord]:
@@ -114,8 +135,7 @@ def _rate(old: Reading | None, new: Reading, beat: dt.datetime | None, later: dt
 
 def _read(
     db_alias: str, records: Collection[MigrationRecord], keys: list[str] | None = None
-) -> tuple[dict[str, Reading], _Beats]:
-    """The readings, and when a worker made the last checkpoint."""
+) -> tuple[dict[str, Reading], _Sums]:
     stages: dict[str, dict[int, Any]] = {}
     for row in (
         _mine(ShardRecord.objects.using(db_alias), keys)
@@ -127,6 +147,8 @@ def _read(
             processed_sum=Sum("processed"),
             skipped_sum=Sum("skipped"),
             beat=Max("heartbeat_at"),
+            held=Count("pk", filter=_HELD),
+            overdue=Count("pk", filter=_HELD & Q(lease_until__lt=DatabaseNow())),
         )
     ):
         stages.setdefault(row["record_id"], {})[row["stage"]] = row
@@ -142,8 +164,7 @@ def _read(
         )
         for record in records
     }
-    beats = {record.key: stages.get(record.key, {}).get(record.stage, {}).get("beat") for record in records}
-    return readings, beats
+    return readings, {record.key: stages.get(record.key, {}).get(record.stage, {}) for record in records}
 
 
 def _mine(queryset: QuerySet[Any], keys: list[str] | None) -> QuerySet[Any]:

@@ -10,6 +10,8 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
 
 from massmigration import actors, api
 from massmigration.admin.databases import alias_of
@@ -17,7 +19,8 @@ from massmigration.backends.base import AdminAction
 from massmigration.exceptions import MassMigrationError
 from massmigration.models import MigrationRecord
 from massmigration.verbs import VERBS, Verb
-from massmigration.views.noting import note
+from massmigration.views.buttons import DONE, LABELS, QUESTIONS
+from massmigration.views.noting import note, report
 
 CONFIRMED = "confirmed"
 TEMPLATE = "admin/massmigration/confirm_action.html"
@@ -60,35 +63,32 @@ def of_backend(action: AdminAction) -> Action:
 def give(request: HttpRequest, verb: Verb, keys: Sequence[str], db_alias: str) -> None:
     """Give a verb to each of the migrations, and report what happened to it."""
     for key in keys:
+        said = DONE[verb.name] % {"key": key, "db": db_alias}
         try:
             with actors.acting(_actor(request), source="page"):
                 verb.call(key, db_alias)
         except MassMigrationError as error:
             messages.error(request, str(error))
         else:
-            unsent = api.not_sent(key, db_alias)
-            messages.success(request, f"{key} {verb.done}.")
-            if unsent:
-                messages.warning(request, unsent)
-            note(request, key, db_alias, f"{verb.name.capitalize()}.")
+            report(request, key, db_alias, said=said, entry=f"{verb.name.capitalize()}.")
 
 
 def _of_verb(verb: Verb) -> Action:
     def perform(model_admin: Any, request: HttpRequest, queryset: QuerySet[MigrationRecord]) -> HttpResponse | None:
         keys = list(queryset.values_list("pk", flat=True))
         if verb.is_grave and CONFIRMED not in request.POST:
-            return _ask(model_admin, request, keys, verb.name, verb.name.capitalize(), verb.description)
+            return _ask(model_admin, request, keys, verb.name, LABELS[verb.name], QUESTIONS[verb.name])
         give(request, verb, keys, alias_of(request))
         return None
 
     perform.__name__ = verb.name
     perform.allowed_permissions = [verb.permission]  # type: ignore[attr-defined]  # Django's way to say it
-    perform.short_description = f"{verb.name.capitalize()} selected mass migrations"  # type: ignore[attr-defined]
+    perform.short_description = format_lazy(_("{verb}: selected mass migrations"), verb=LABELS[verb.name])  # type: ignore[attr-defined]
     return perform
 
 
 def _ask(
-    model_admin: Any, request: HttpRequest, keys: Sequence[str], action: str, label: str, description: str
+    model_admin: Any, request: HttpRequest, keys: Sequence[str], action: str, label: Any, description: Any
 ) -> HttpResponse:
     context = {
         **model_admin.admin_site.each_context(request),
@@ -98,6 +98,7 @@ def _ask(
         "action": action,
         "keys": keys,
         "db_alias": alias_of(request),
+        "list_url": request.get_full_path(),
         "checkbox_name": ACTION_CHECKBOX_NAME,
         "confirmed": CONFIRMED,
     }

@@ -11,6 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
 
 from massmigration import tables
 from massmigration.exceptions import RecordsUnreadable
@@ -37,7 +38,7 @@ def alias_of(request: HttpRequest) -> str:
 class DatabaseFilter(admin.SimpleListFilter):
     """One database at a time, the default one first."""
 
-    title = "database"
+    title = _("database")
     parameter_name = PARAMETER
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:

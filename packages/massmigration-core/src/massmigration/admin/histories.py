@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.utils.text import Truncator
+from django.utils.translation import gettext_lazy as _
 
 from massmigration.admin.databases import DatabaseFilter, ReadOnlyAdmin
 from massmigration.models import Event, FailedObject
@@ -20,7 +21,7 @@ class FailedObjectAdmin(ReadOnlyAdmin):
     search_fields = ("record__key", "exception_class", "message")
     fields = ("record_id", "stage", "object_pk", "exception_class", "message", "traceback", "failed_at", "resolved_at")
 
-    @admin.display(description="message")
+    @admin.display(description=_("message"))
     def short_message(self, failed: FailedObject) -> str:
         return Truncator(failed.message).chars(MAX_MESSAGE)
 
@@ -34,6 +35,6 @@ class EventAdmin(ReadOnlyAdmin):
     search_fields = ("key", "actor")
     ordering = ("-pk",)
 
-    @admin.display(description="detail")
+    @admin.display(description=_("detail"))
     def short_detail(self, event: Event) -> str:
         return Truncator(event.detail).chars(MAX_MESSAGE)

@@ -13,13 +13,15 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from massmigration import api, overview
 from massmigration.admin import actions
 from massmigration.admin.databases import PARAMETER, DatabaseFilter, ReadOnlyAdmin, alias_of
-from massmigration.management.showing import progress
 from massmigration.models import MigrationRecord, ShardRecord
 from massmigration.verbs import VERBS
+from massmigration.views import words
 from massmigration.views.access import outside_transactions
 
 if TYPE_CHECKING:
@@ -139,28 +141,29 @@ class MigrationRecordAdmin(ReadOnlyAdmin):
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": "Launch a mass migration",
+            "title": gettext("Launch a mass migration"),
             "db_alias": db_alias,
             "keys": [entry.key for entry in entries if entry.record is None and entry.migration and entry.is_allowed],
             "list_url": self._list("migrationrecord", **{PARAMETER: db_alias}),
         }
         return TemplateResponse(request, LAUNCH_TEMPLATE, context)
 
-    @admin.display(description="status", ordering="status")
+    @admin.display(description=_("status"), ordering="status")
     def shown_status(self, record: MigrationRecord) -> str:
-        return f"{record.status} (not run)" if record.was_faked and record.is_applied else str(record.status)
+        return str(words.badge(record).text)
 
-    @admin.display(description="progress")
+    @admin.display(description=_("progress"))
     def progress(self, record: Any) -> str:
-        return ", ".join(progress(record.reading))
+        reading = record.reading
+        return ", ".join(filter(None, [words.percent(reading), words.standing(reading), _failed(reading.failed)]))
 
-    @admin.display(description="failed objects")
+    @admin.display(description=_("failed objects"))
     def failed_objects(self, record: MigrationRecord) -> str:
-        return self._link("failedobject", "Show failed objects", record__exact=record.pk, **_database(record))
+        return self._link("failedobject", gettext("Show failed objects"), record__exact=record.pk, **_database(record))
 
-    @admin.display(description="events")
+    @admin.display(description=_("events"))
     def events(self, record: MigrationRecord) -> str:
-        return self._link("event", "Show events", key=record.pk, **_database(record))
+        return self._link("event", gettext("Show events"), key=record.pk, **_database(record))
 
     def _link(self, model: str, text: str, **query: str) -> str:
         return format_html('<a href="{}">{}</a>', self._list(model, **query), text)
@@ -168,6 +171,10 @@ class MigrationRecordAdmin(ReadOnlyAdmin):
     def _list(self, model: str, **query: str) -> str:
         address = reverse(f"admin:massmigration_{model}_changelist", current_app=self.admin_site.name)
         return f"{address}?{urlencode(query)}"
+
+
+def _failed(count: int) -> str:
+    return words.failed(count) if count else ""
 
 
 def _database(record: MigrationRecord) -> dict[str, str]:

@@ -14,6 +14,7 @@ from django.shortcuts import resolve_url
 from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_http_methods
 
 from massmigration import actors, tables
 from massmigration.exceptions import RecordsUnreadable
@@ -34,8 +35,9 @@ def require(request: HttpRequest, permission: str) -> None:
         raise PermissionDenied
 
 
-def page(permission: str = "view", *, is_json: bool = False) -> Callable[[View], View]:
-    """Make a function a view for those with the permission, who act in it by name."""
+def page(permission: str = "view", *, posts: bool = False, is_json: bool = False) -> Callable[[View], View]:
+    """Make a function a view for those with the permission, who act in it by name; `posts`: to change something."""
+    methods = require_http_methods(["GET", "HEAD", *(["POST"] if posts else [])])
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
@@ -51,7 +53,7 @@ def page(permission: str = "view", *, is_json: bool = False) -> Callable[[View],
             with actors.acting(user.get_username(), source="page"):
                 return _call(view, request, found, is_json=is_json)
 
-        return never_cache(csrf_protect(outside_transactions(guarded)))
+        return never_cache(methods(csrf_protect(outside_transactions(guarded))))
 
     return decorate
 

@@ -20,12 +20,15 @@ def detail(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
     """How it goes, and the buttons."""
     target = find(key, db_alias)
     health = api.backend_health(key) if target.migration and target.status in ACTIVE else None
+    offered = buttons.of_target(request, target)
+    may_run = may(request, "run") and target.suits(VERBS["launch"])
     context = {
         "title": key,
         "tab": "detail",
-        "buttons": buttons.of_target(request, target),
+        "buttons": offered,
+        "has_verbs": target.record is not None or any(button.is_shown for button in offered) or may_run,
         "may_heal": may(request, "control"),
-        "may_run": may(request, "run") and target.suits(VERBS["launch"]),
+        "may_run": may_run,
         "health": health,
         "dependencies": dependencies(target),
         **header(request, target),
@@ -39,7 +42,7 @@ def header(request: HttpRequest, target: Target) -> dict[str, Any]:
     allowed = target.migration.get_allowed_db_aliases() if target.migration else [target.db_alias]
     return {
         "target": target,
-        "badge": words.badge(target.record),
+        "badge": words.badge(target.record, is_stalled=target.is_stalled),
         "may_try": may(request, "run"),
         "description": target.migration.description if target.migration else "",
         "db_aliases": [alias for alias in connections if alias in {*allowed, target.db_alias}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import messages
@@ -29,7 +30,7 @@ GROUPS, OBJECTS, SAMPLES = 20, 50, 5
 RETRIED = frozenset({Status.FAILED, Status.CANCELLED})
 
 
-@page()
+@page(posts=True)
 def failures(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
     """GET shows the causes, or with `group` the objects of one. POST retries or resolves some."""
     target = find(key, db_alias)
@@ -49,10 +50,6 @@ def failures(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
         **header(request, target),
     }
     links = Links(request, target)
-    if group:
-        objects = unresolved.filter(fingerprint=group).order_by("pk")
-        shown = Paginator(objects, OBJECTS).get_page(request.GET.get("page"))
-        return frame.render(request, "failures", {**context, "page": shown, "objects": links.shown(shown)})
     groups = (
         unresolved.values("fingerprint")
         .order_by("fingerprint")
@@ -61,23 +58,29 @@ def failures(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
         )
         .order_by("-count", "sample")
     )
+    if group:
+        objects = unresolved.filter(fingerprint=group).order_by("pk")
+        shown = Paginator(objects, OBJECTS).get_page(request.GET.get("page"))
+        context |= {"page": shown, "groups": _groups(list(groups.filter(fingerprint=group)), target, links, shown)}
+        return frame.render(request, "failures", context)
     shown_groups = Paginator(groups, GROUPS).get_page(request.GET.get("page"))
     context |= {"page": shown_groups, "groups": _groups(list(shown_groups), target, links)}
     context["resolved"] = _resolved(target, links)
     return frame.render(request, "failures", context)
 
 
-def _groups(found: list[Any], target: Target, links: Links) -> list[dict[str, Any]]:
-    """With the first object of each, and a few more."""
-    objects = FailedObject.objects.using(target.db_alias)
-    samples = objects.in_bulk([pk for group in found for pk in (group["sample"], group["last"])])
+def _groups(
+    found: list[Any], target: Target, links: Links, objects: Iterable[FailedObject] | None = None
+) -> list[dict[str, Any]]:
+    """With a few objects of each, or with these."""
+    pks = [pk for group in found for pk in (group["sample"], group["last"])]
+    samples = FailedObject.objects.using(target.db_alias).in_bulk(pks)
     shown = []
     for group in found:
         first, last = samples.get(group["sample"]), samples.get(group["last"])
         if first is None or last is None:  # resolved and forgotten since
             continue
-        some = resolving.unresolved(target.db_alias, target.key).filter(fingerprint=group["fingerprint"])
-        some = some.defer("traceback").order_by("pk")[:SAMPLES]
+        some = list(_samples(target, group["fingerprint"]) if objects is None else objects)
         other = last.message if last.message != first.message else ""
         shown.append(
             {
@@ -87,10 +90,16 @@ def _groups(found: list[Any], target: Target, links: Links) -> list[dict[str, An
                 "class": first.exception_class.rpartition(".")[2],
                 "other_message": other,
                 "objects": links.shown(some),
-                "more": group["count"] - SAMPLES if group["count"] > SAMPLES else 0,
+                "is_uniform": all(each.message == first.message for each in some),
+                "more": max(0, group["count"] - SAMPLES) if objects is None else 0,
             }
         )
     return shown
+
+
+def _samples(target: Target, fingerprint: str) -> Any:
+    found = resolving.unresolved(target.db_alias, target.key).filter(fingerprint=fingerprint)
+    return found.defer("traceback").order_by("pk")[:SAMPLES]
 
 
 def _resolved(target: Target, links: Links) -> list[dict[str, Any]]:
@@ -107,8 +116,8 @@ def _act(request: HttpRequest, target: Target) -> HttpResponse:
     try:
         if request.POST.get("do") == "retry":
             api.retry_failed(target.key, target.db_alias, ids=ids, fingerprint=group)
-            messages.success(request, gettext("%(key)s does them again.") % {"key": target.key})
-            noting.note(request, target.key, target.db_alias, "Retry of failed objects.")
+            said = gettext("%(key)s does them again.") % {"key": target.key}
+            noting.report(request, target.key, target.db_alias, said=said, entry="Retry of failed objects.")
             address = reverse("massmigration_detail", args=[target.key, target.db_alias])
         elif request.POST.get("do") == "resolve":
             reason = request.POST.get("reason", "")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 
 from massmigration import api
 from massmigration.exceptions import MassMigrationError
 from massmigration.verbs import VERBS
-from massmigration.views import buttons, frame, noting
+from massmigration.views import buttons, frame, noting, words
 from massmigration.views.access import page, require
 from massmigration.views.detail import header
 from massmigration.views.targets import Target, find
@@ -18,7 +18,7 @@ from massmigration.views.targets import Target, find
 HEAL = "heal"
 
 
-@page()
+@page(posts=True)
 def give(request: HttpRequest, verb: str, key: str, db_alias: str) -> HttpResponse:
     """GET asks, POST does it. What a verb refuses is said on the migration's page."""
     if verb == HEAL:
@@ -37,12 +37,11 @@ def give(request: HttpRequest, verb: str, key: str, db_alias: str) -> HttpRespon
     except MassMigrationError as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, text)
-        noting.note(request, key, db_alias, f"{verb.capitalize()}.")
+        noting.report(request, key, db_alias, said=text, entry=f"{verb.capitalize()}.")
     return to_detail(target)
 
 
-@page("forget")
+@page("forget", posts=True)
 def forget(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
     """The address that django-mass-migration had for it."""
     answer: HttpResponse = give(request, verb="forget", key=key, db_alias=db_alias)
@@ -88,7 +87,8 @@ def _heal(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
     if request.method == "POST":
         count = api.heal(db_alias)
         if count:
-            messages.success(request, gettext("Sent again what was stuck: %(count)s jobs.") % {"count": count})
+            text = ngettext("Sent again what was stuck: %(n)s job.", "Sent again what was stuck: %(n)s jobs.", count)
+            messages.success(request, text % {"n": words.number(count)})
             noting.note(request, key, db_alias, "Heal.")
         else:
             messages.info(request, gettext("Nothing is due to be sent again yet. It is when a lease has run out."))

@@ -27,6 +27,7 @@ def history(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
     rows = [
         {
             "event": event,
+            "verb": words.VERBS.get(event.verb, event.verb),
             "source": SOURCES.get(event.source, event.source),
             "before": words.badge_of(event.from_status) if event.from_status else None,
             "after": words.badge_of(event.to_status) if event.to_status else None,

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 from django.utils.translation import gettext
 
-from massmigration.conf import settings
+from massmigration import stalling
 from massmigration.progress import Look
 from massmigration.states import ACTIVE, FINAL, Status
 from massmigration.views import words
@@ -20,8 +20,6 @@ FAST, SLOW = 1000, 5000
 """Milliseconds between two polls."""
 
 MAX_SHARDS = 40
-SOON = dt.timedelta(seconds=5)
-"""What is younger is not worth a warning."""
 
 
 @page(is_json=True)
@@ -53,14 +51,15 @@ PARTS = ("badge", "figures", "notices", "shards")
 def context_of(target: Target, earlier: Any) -> dict[str, Any]:
     """What the parts show."""
     look = target.look
-    context: dict[str, Any] = {"target": target, "badge": words.badge(target.record), "progress": None}
+    is_stalled = target.is_stalled
+    badge = words.badge(target.record, is_stalled=is_stalled)
+    context: dict[str, Any] = {"target": target, "badge": badge, "progress": None}
     if look is None:
         return {**context, "sample": None, "poll": 0, "is_stalled": False}
     reading = look.reading
-    sample = _sample(look)
+    sample = _sample(look, target.beat)
     recent = _recent(sample, earlier) if reading.status is Status.RUNNING else None
     shards = [_shard(shard, look) for shard in look.shards]
-    is_stalled = reading.is_active and (any(shard["is_stalled"] for shard in shards) or _is_unclaimed(look))
     return {
         **context,
         "reading": reading,
@@ -78,7 +77,7 @@ def context_of(target: Target, earlier: Any) -> dict[str, Any]:
         "elapsed": words.elapsed(reading.elapsed),
         "is_stalled": is_stalled,
         "stalled_shards": ", ".join(str(shard["index"]) for shard in shards if shard["is_stalled"]),
-        "waited": words.duration(_waited(look).total_seconds()),
+        "waited": words.duration(stalling.waited(look.record, target.beat).total_seconds()),
         "has_code_changed": bool(look.record.running_hash and look.record.running_hash != look.record.source_hash),
         "shards": sorted(shards, key=lambda shard: (shard["is_done"], shard["index"]))[:MAX_SHARDS],
         "shards_done": words.number(sum(shard["is_done"] for shard in shards)),
@@ -94,10 +93,9 @@ def _interval(status: Status | None) -> int:
     return FAST if status in ACTIVE else SLOW
 
 
-def _sample(look: Look) -> dict[str, int]:
+def _sample(look: Look, beat: dt.datetime | None) -> dict[str, int]:
     """Objects done at the last checkpoint, by the database's clock."""
-    beats = [shard.heartbeat_at for shard in look.shards if shard.heartbeat_at]
-    at = max(beats, default=look.record.now)
+    at = beat or look.record.now
     return {"at": int(at.timestamp() * 1000), "done": look.reading.done, "stage": look.reading.stage}
 
 
@@ -138,19 +136,3 @@ def _shard(shard: Any, look: Look) -> dict[str, Any]:
         "heard": words.ago((now - shard.heartbeat_at).total_seconds()) if is_held and shard.heartbeat_at else "",
         "lease": words.duration((until - now).total_seconds()) if is_held and not is_stalled else "",
     }
-
-
-def _waited(look: Look) -> dt.timedelta:
-    """How long nobody has been at work."""
-    beats = [shard.heartbeat_at for shard in look.shards if shard.heartbeat_at]
-    since: dt.datetime | None = max(beats, default=look.record.started_at or look.record.launched_at)
-    return look.record.now - since if since else dt.timedelta(0)
-
-
-def _is_unclaimed(look: Look) -> bool:
-    """Has no worker touched it for a lease, although jobs run it and something is left?"""
-    reading = look.reading
-    if not reading.is_managed or any(shard.lease_until for shard in look.shards if not shard.is_done):
-        return False
-    waited: bool = _waited(look) > settings.LEASE + SOON
-    return waited

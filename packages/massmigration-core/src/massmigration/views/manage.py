@@ -22,7 +22,7 @@ from massmigration.views.access import may, page
 PAGE_SIZE = 100
 MAX_CARDS = 12
 
-URGENT = ("failed", "running", "queued", "paused")
+URGENT = ("failed", "stalled", "running", "queued", "paused")
 """What is shown again above the list."""
 
 
@@ -58,10 +58,6 @@ class Cell:
         return words.percent(self.entry.reading) if self.entry and self.entry.reading else ""
 
     @property
-    def left(self) -> str:
-        return words.left(self.entry.reading, None) if self.entry and self.entry.reading else ""
-
-    @property
     def failed(self) -> str:
         reading = self.entry.reading if self.entry else None
         return words.failed(reading.failed) if reading and reading.failed else ""
@@ -69,7 +65,7 @@ class Cell:
     @property
     def is_open(self) -> bool:
         """Is it worth a bar?"""
-        return self.state in ("running", "paused", "failed", "cancelled") and bool(self.percent)
+        return self.state in ("running", "stalled", "paused", "failed", "cancelled") and bool(self.percent)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +115,7 @@ def manage(request: HttpRequest) -> HttpResponse:
         "chosen": chosen,
         "query": urlencode({name: value for name, value in chosen.items() if value}),
         "may_run": may(request, "run"),
-        "is_active": any(cell.state in ("running", "queued") for cell in urgent),
+        "is_active": any(cell.state in ("running", "stalled", "queued") for cell in urgent),
         "has_any": bool(rows),
     }
     return frame.render(request, "manage", context)
@@ -163,7 +159,8 @@ def _cell(key: str, db_alias: str, entries: dict[str, Entry] | None) -> Cell:
     if entries is None or entry is None:
         return Cell(key=key, db_alias=db_alias, note=gettext("Cannot be read on this database"))
     if entry.record is not None:
-        return Cell(key=key, db_alias=db_alias, entry=entry, state=words.badge(entry.record).state)
+        state = words.badge(entry.record, is_stalled=entry.is_stalled).state
+        return Cell(key=key, db_alias=db_alias, entry=entry, state=state)
     if entry.migration is None or not entry.is_allowed:
         note = gettext("Not run") if entry.migration is None else gettext("Not for this database")
         return Cell(key=key, db_alias=db_alias, entry=entry, note=note)

@@ -1,11 +1,23 @@
-"""Leaves entries in the admin's log, where the admin is installed."""
+"""Reports what was done: to who asked, and in the admin's log, where the admin is installed."""
 
 from __future__ import annotations
 
 from django.apps import apps
+from django.contrib import messages
 from django.http import HttpRequest
 
+from massmigration import api
 from massmigration.models import MigrationRecord
+
+
+def report(request: HttpRequest, key: str, db_alias: str, *, said: str, entry: str) -> None:
+    """Say that a verb was given, or that the queue did not take its job, and note it."""
+    unsent = api.not_sent(key, db_alias)
+    if unsent:
+        messages.warning(request, unsent)
+    else:
+        messages.success(request, said)
+    note(request, key, db_alias, entry)
 
 
 def note(request: HttpRequest, key: str, db_alias: str, message: str) -> None:

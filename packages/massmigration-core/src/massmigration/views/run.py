@@ -27,7 +27,7 @@ SIZE = 10
 MAX_SIZE = 100
 
 
-@page("run")
+@page("run", posts=True)
 def run(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
     """GET shows, POST starts it, or tries it when `dry_run` is given."""
     target = find(key, db_alias)
@@ -43,8 +43,8 @@ def _start(request: HttpRequest, target: Target) -> HttpResponse:
     except MassMigrationError as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, buttons.DONE["launch"] % {"key": target.key, "db": target.db_alias})
-        noting.note(request, target.key, target.db_alias, "Launch.")
+        said = buttons.DONE["launch"] % {"key": target.key, "db": target.db_alias}
+        noting.report(request, target.key, target.db_alias, said=said, entry="Launch.")
     return HttpResponseRedirect(reverse("massmigration_detail", args=[target.key, target.db_alias]))
 
 

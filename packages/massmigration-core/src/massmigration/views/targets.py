@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from typing import Any
 
 from django.http import Http404, HttpRequest
 from django.utils.translation import gettext
 
+from massmigration import stalling
 from massmigration.definitions.base import BaseMigration
 from massmigration.loader import store
 from massmigration.models import Event, MigrationRecord
@@ -35,6 +37,20 @@ class Target:
     @property
     def status(self) -> Status | None:
         return self.look.reading.status if self.look else None
+
+    @property
+    def beat(self) -> dt.datetime | None:
+        """When a worker made the last checkpoint of the stage."""
+        shards = self.look.shards if self.look else ()
+        return max((shard.heartbeat_at for shard in shards if shard.heartbeat_at), default=None)
+
+    @property
+    def is_stalled(self) -> bool:
+        if self.look is None:
+            return False
+        leases = [shard.lease_until for shard in self.look.shards if shard.lease_until and not shard.is_done]
+        overdue = sum(until < self.record.now for until in leases)
+        return stalling.is_stalled(self.record, overdue=overdue, held=len(leases), beat=self.beat)
 
     @property
     def name(self) -> str:

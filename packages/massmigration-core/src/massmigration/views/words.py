@@ -16,6 +16,7 @@ CLOSE = 1.15
 """Two estimates that differ by less are one."""
 
 STATES = {
+    "stalled": pgettext_lazy("status", "Stalled"),
     "running": pgettext_lazy("status", "Running"),
     "queued": pgettext_lazy("status", "Queued"),
     "paused": pgettext_lazy("status", "Paused"),
@@ -43,16 +44,42 @@ class Badge:
         return STATES[self.state]
 
 
-def badge(record: Any) -> Badge:
+def badge(record: Any, *, is_stalled: bool = False) -> Badge:
     """That of a record."""
     if record is None:
         return Badge("not_run")
+    if is_stalled:
+        return Badge("stalled")
     return Badge("faked" if record.status == Status.APPLIED and record.was_faked else str(record.status))
 
 
 def badge_of(status: str | None) -> Badge:
     """That of a status; None: never launched."""
     return Badge(status or "not_run")
+
+
+VERBS = {
+    "launch": pgettext_lazy("event", "launch"),
+    "plan": pgettext_lazy("event", "plan"),
+    "pause": pgettext_lazy("event", "pause"),
+    "resume": pgettext_lazy("event", "resume"),
+    "cancel": pgettext_lazy("event", "cancel"),
+    "retry": pgettext_lazy("event", "retry"),
+    "restart": pgettext_lazy("event", "restart"),
+    "fake": pgettext_lazy("event", "mark as applied"),
+    "forget": pgettext_lazy("event", "forget"),
+    "resolve": pgettext_lazy("event", "resolve"),
+    "replay": pgettext_lazy("event", "replay"),
+    "finish stage": pgettext_lazy("event", "finish stage"),
+    "another pass": pgettext_lazy("event", "another pass"),
+    "applied": pgettext_lazy("event", "applied"),
+    "failed": pgettext_lazy("event", "failed"),
+    "not sent": pgettext_lazy("event", "not sent"),
+    "code changed": pgettext_lazy("event", "code changed"),
+    "convert": pgettext_lazy("event", "convert"),
+    "run on fresh": pgettext_lazy("event", "run on fresh"),
+}
+"""What events tell of. A backend's own verbs are shown as they are."""
 
 
 def number(value: float) -> str:
@@ -112,7 +139,7 @@ def percent(reading: Reading) -> str:
     share = reading.share
     if share is None:
         return ""
-    return gettext("%(share)s %%") % {"share": number_format(int(share * 1000) / 10, 1, use_l10n=True)}
+    return gettext("%(share)s%%") % {"share": number_format(int(share * 1000) / 10, 1, use_l10n=True)}
 
 
 def standing(reading: Reading) -> str:

@@ -89,7 +89,7 @@ if (live) {
       if (seen) seen.value = found.seen;
     });
     // Announced at each tenth, and when the status changes.
-    const step = `${found.status} ${Math.floor((found.progress || 0) / 100)}`;
+    const step = `${found.status} ${found.is_stalled} ${Math.floor((found.progress || 0) / 100)}`;
     if (said && said !== step) byId("mm-said").textContent = found.said;
     said = step;
   };

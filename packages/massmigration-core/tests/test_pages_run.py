@@ -1,0 +1,109 @@
+import pytest
+from django.contrib.auth.models import User
+from django.db.models.signals import post_save
+from django.test import Client
+from django.urls import reverse
+
+from massmigration import api
+from massmigration.definitions.stages import OnceStage
+from massmigration.migrations import BaseMigration, MapperMigration
+from massmigration.models import MigrationRecord
+from massmigration.states import Status
+from testsupport.adhoc import register
+from testsupport.drawn import KEY, get, make, text_of
+from testsupport.testapp.models import Item
+
+only_sqlite = pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+
+
+class Slugs(MapperMigration):
+    """Gives every item a slug."""
+
+    update_fields = ["slug"]
+
+    def get_queryset(self, db_alias):
+        return Item.objects.using(db_alias)
+
+    def operation(self, obj, db_alias):
+        obj.slug = f"slug of {obj.name}"
+
+
+class Saving(MapperMigration):
+    def get_queryset(self, db_alias):
+        return Item.objects.using(db_alias)
+
+    def operation(self, obj, db_alias):
+        obj.save()
+
+
+class NotAtomic(BaseMigration):
+    atomic = False
+
+    def get_stages(self):
+        return [OnceStage(name=self.key, atomic=False, operation=lambda db_alias: None)]
+
+
+@pytest.fixture(autouse=True)
+def project(settings, monkeypatch):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    register(monkeypatch, Slugs)
+
+
+@pytest.fixture
+def client(db_alias):
+    client = Client()
+    client.force_login(User.objects.create_superuser("ann"))
+    return client
+
+
+@only_sqlite
+def test_without_workers_the_pages_say_so(client, db_alias, monkeypatch):
+    from massmigration.backends.base import BackendHealth
+
+    monkeypatch.setattr(api, "backend_health", lambda key: BackendHealth(workers=0))
+
+    run = text_of(get(client, "run", KEY, db_alias))
+    make(db_alias, Status.QUEUED)
+
+    assert "No worker is alive." in run
+    assert "No worker is alive." in text_of(get(client, "detail", KEY, db_alias))
+
+
+def test_the_run_page_tells_what_a_run_would_do(client, db_alias):
+    Item.objects.using(db_alias).bulk_create(Item(name=f"item {number}") for number in range(20))
+
+    page = text_of(get(client, "run", KEY, db_alias))
+
+    assert "Gives every item a slug." in page
+    assert "20 of testapp.Item" in page
+    assert "LIMIT 500" in page
+    assert "class Slugs(MapperMigration):" in page
+    assert f"Start 9000_adhoc on {db_alias}" in page
+
+
+def test_a_dry_run_shows_each_field_before_and_after_and_keeps_nothing(client, db_alias):
+    Item.objects.using(db_alias).bulk_create(Item(name=f"<i>{number}") for number in range(20))
+
+    page = text_of(client.post(reverse("massmigration_run", args=[KEY, db_alias]), {"dry_run": "1", "size": "4"}))
+
+    assert page.count("<del>None</del>") == 4
+    assert "<ins>&#x27;slug of &lt;i&gt;5&#x27;</ins>" in page
+    assert "all 20 would take" in page
+    assert not Item.objects.using(db_alias).exclude(slug=None).exists()
+    assert not MigrationRecord.objects.using(db_alias).exists()
+
+
+@only_sqlite
+def test_the_run_page_warns_of_signals_and_of_effects_elsewhere(client, db_alias, monkeypatch):
+    def receive(**kwargs):
+        pass
+
+    post_save.connect(receive, sender=Item)
+    register(monkeypatch, Saving)
+    saving = text_of(get(client, "run", KEY, db_alias))
+    post_save.disconnect(receive, sender=Item)
+    register(monkeypatch, NotAtomic)
+    not_atomic = text_of(get(client, "run", KEY, db_alias))
+
+    assert "signals have receivers for testapp.Item: post_save." in saving
+    assert "It has atomic = False" in not_atomic
