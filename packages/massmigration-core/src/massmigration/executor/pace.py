@@ -8,6 +8,7 @@ import time
 from django.db import connections
 
 from massmigration.conf import settings
+from massmigration.stores import MAX_BATCH_SIZE, is_of_documents
 
 SQLITE_DURATION = dt.timedelta(milliseconds=100)
 SQLITE_GAP = 0.02
@@ -21,8 +22,8 @@ class Pace:
     def __init__(self, db_alias: str, *, size: int, max_size: int, fixed_size: int | None) -> None:
         self._is_sqlite = connections[db_alias].vendor == "sqlite"
         self._fixed_size = fixed_size
-        self._max_size = max_size
-        self.size: int = fixed_size or size or settings.BATCH_SIZE
+        self._max_size = min(max_size, MAX_BATCH_SIZE) if is_of_documents(db_alias) else max_size
+        self.size: int = fixed_size or min(size or settings.BATCH_SIZE, self._max_size)
         self._started = time.monotonic()
 
     def start(self) -> None:
