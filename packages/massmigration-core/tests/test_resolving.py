@@ -66,6 +66,12 @@ def test_of_failed_objects_only_the_chosen_are_done_again_and_each_once(db_alias
     assert (calls(db_alias), status(db_alias)) == (list(range(10)), Status.APPLIED)
 
 
+def test_a_retry_without_a_choice_does_all_of_them_again(db_alias, failed):
+    api.retry_failed(KEY, db_alias)
+
+    assert status(db_alias) == Status.APPLIED
+
+
 def test_failures_of_one_cause_are_one_group(db_alias, failed):
     assert failed[3].fingerprint == failed[6].fingerprint != failed[9].fingerprint
 

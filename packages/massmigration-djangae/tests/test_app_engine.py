@@ -255,6 +255,19 @@ def test_a_project_without_the_page_is_told_what_to_add(settings):
     assert 'include("massmigration_djangae.urls")' in message.hint
 
 
+@pytest.mark.parametrize(
+    ("options", "environ", "expected"),
+    [({}, {}, ["W005"]), ({"verifier": DEVELOPMENT}, {}, []), ({}, {"GAE_ENV": "standard"}, [])],
+    ids=["nobody gets in", "development", "App Engine"],
+)
+def test_a_machine_where_nobody_gets_in_is_told_what_to_set(settings, monkeypatch, options, environ, expected):
+    settings.DEBUG = True
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    assert ids(DjangaeBackend(**options)) == expected
+
+
 def test_the_checks_are_a_part_of_djangos(settings, capsys):
     settings.CLOUD_TASKS_LOCATION = ""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import models
 
+from massmigration.documents.records import Record, key_of, next_key
 from massmigration.states import Status
 
 
-class MigrationRecord(models.Model):
+class MigrationRecord(Record):
     """How far one migration has got on the database that this row is in. No row: never launched."""
 
     key = models.CharField(max_length=255, primary_key=True, help_text="app_label:name")
@@ -105,7 +107,7 @@ class MigrationRecord(models.Model):
         return f"{app_label}:{name}"
 
 
-class ShardRecord(models.Model):
+class ShardRecord(Record):
     """One pk range of a stage's queryset, worked through in order. A stage done once has one, without a range."""
 
     # No foreign key in the database: MariaDB would lock the record's row for a batch that records a failed object,
@@ -136,6 +138,8 @@ class ShardRecord(models.Model):
         help_text="An object that was done still matched the queryset: no further pass is made.",
     )
 
+    group = "record_id"
+
     class Meta:
         ordering = ("record_id", "stage", "index")
         constraints = (
@@ -145,8 +149,17 @@ class ShardRecord(models.Model):
     def __str__(self) -> str:
         return f"{self.record_id} stage {self.stage} shard {self.index}"
 
+    @classmethod
+    def keys_among(cls, exact: dict[str, Any]) -> list[Any] | None:
+        names = ("record_id", "stage", "index")
+        return [key_of([exact[name] for name in names])] if exact.keys() >= {*names} else None
 
-class FailedObject(models.Model):
+    def make_key(self) -> None:
+        # By it one shard is found without a look at the others, which other workers write.
+        self.pk = self.pk or key_of([self.record_id, self.stage, self.index])
+
+
+class FailedObject(Record):
     """An object that the operation raised for."""
 
     record = models.ForeignKey(MigrationRecord, models.CASCADE, db_constraint=False, related_name="failed_objects")
@@ -164,6 +177,9 @@ class FailedObject(models.Model):
     resolution = models.TextField(blank=True, help_text="Why an operator said that it need not be done again.")
     is_left_out = models.BooleanField(default=False, help_text="The present attempt does not do it again.")
 
+    group = "record_id"
+    is_asked_for_later = True
+
     class Meta:
         ordering = ("pk",)
         indexes = (
@@ -174,8 +190,11 @@ class FailedObject(models.Model):
     def __str__(self) -> str:
         return f"{self.record_id} {self.object_pk}: {self.exception_class}"
 
+    def make_key(self) -> None:
+        self.pk = self.pk or next_key()
 
-class Event(models.Model):
+
+class Event(Record):
     """What happened to a migration, and who did it. Forgetting a record keeps its events."""
 
     key = models.CharField(max_length=255, db_index=True)
@@ -188,8 +207,13 @@ class Event(models.Model):
     to_status = models.CharField(max_length=16, blank=True)
     detail = models.TextField(blank=True)
 
+    group = "key"
+
     class Meta:
         ordering = ("pk",)
 
     def __str__(self) -> str:
         return f"{self.key} {self.verb}"
+
+    def make_key(self) -> None:
+        self.pk = self.pk or next_key()

@@ -6,11 +6,14 @@ from django.db import connections
 
 from massmigration.exceptions import RecordsUnreadable
 from massmigration.models import MigrationRecord
+from massmigration.stores import is_of_documents
 
 
 def exist(db_alias: str) -> bool:
-    """Whether `migrate` has made them."""
-    return MigrationRecord._meta.db_table in connections[db_alias].introspection.table_names()
+    """Whether `migrate` has made them. Databases of documents need none."""
+    return (
+        is_of_documents(db_alias) or MigrationRecord._meta.db_table in connections[db_alias].introspection.table_names()
+    )
 
 
 def check(db_alias: str) -> None:

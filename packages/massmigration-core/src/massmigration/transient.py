@@ -46,8 +46,22 @@ _CONNECTION = re.compile(
 )
 
 
+_GOOGLE = frozenset(
+    {
+        "Aborted",  # another transaction has written what this one has read
+        "DeadlineExceeded",
+        "ServiceUnavailable",
+        "InternalServerError",
+        "ResourceExhausted",
+        "RetryError",
+    }
+)
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether doing the same again may well succeed."""
+    if _is_of_google(error.__cause__ or error):
+        return True
     if not isinstance(error, (OperationalError, InterfaceError, InternalError)):
         return False
     cause = error.__cause__ or error
@@ -59,3 +73,9 @@ def is_transient(error: BaseException) -> bool:
         return bool(_POSTGRESQL.fullmatch(state))
     text = str(error)
     return bool(_SQLITE.search(text) or _CONNECTION.search(text))
+
+
+def _is_of_google(cause: BaseException) -> bool:
+    """Datastore and Firestore: by names, for their libraries may not be installed."""
+    bases = type(cause).__mro__
+    return any(base.__module__ == "google.api_core.exceptions" and base.__name__ in _GOOGLE for base in bases)

@@ -27,6 +27,8 @@ from django.db.models import (
     URLField,
 )
 
+from massmigration.stores import is_of_documents
+
 Row = tuple[Any, ...]
 """The values of the columns written, then the primary key's."""
 
@@ -73,6 +75,8 @@ def write(db_alias: str, objects: Sequence[Model], fields: Sequence[Field[Any, A
 def _write_table(
     connection: BaseDatabaseWrapper, model: Any, objects: Sequence[Model], fields: Sequence[Field[Any, Any]]
 ) -> int:
+    if is_of_documents(connection.alias):
+        return sum(_write_special(connection, model, obj, fields) for obj in objects)
     pk = model._meta.pk
     statement = _STATEMENTS.get(_flavour(connection))
     if statement is None or not _is_plain(connection, [*fields, pk]):
@@ -107,7 +111,7 @@ def _is_expression(value: Any) -> bool:
 
 
 def _write_special(connection: BaseDatabaseWrapper, model: Any, obj: Model, fields: Sequence[Field[Any, Any]]) -> int:
-    """One row to which the operation assigned an expression, such as `F("stock") - 1`."""
+    """One row, to which the operation may have assigned an expression, such as `F("stock") - 1`."""
     values = {field.name: getattr(obj, field.attname) for field in fields}
     return int(_base(model, connection).filter(pk=getattr(obj, model._meta.pk.attname)).update(**values))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Warning
 from django.db.models import QuerySet
 from django.urls import NoReverseMatch, reverse
 from google.cloud import tasks_v2
@@ -66,6 +66,13 @@ class DjangaeBackend(CloudTasksBackend):
         yield from self.old.check()
 
     def problems_of_target(self) -> Iterable[CheckMessage]:
+        if not self.given.verifier and settings.DEBUG and not auth.is_on_app_engine():
+            yield Warning(
+                "This is not App Engine, where alone its headers can be believed: every delivery is refused.",
+                hint=f"For an emulator, set {checks.OPTIONS} = {{'verifier': '{auth.DEVELOPMENT}'}} in the settings of "
+                "development.",
+                id="massmigration_djangae.W005",
+            )
         try:
             path = self._path()
         except NoReverseMatch:

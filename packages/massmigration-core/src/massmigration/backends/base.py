@@ -20,6 +20,7 @@ from massmigration.backends import healing
 from massmigration.conf import settings
 from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.vetting import vet
+from massmigration.documents import cutting
 from massmigration.exceptions import BadBackend
 from massmigration.executor import throttle
 from massmigration.jobs import Delivery, Job, JobKind
@@ -30,6 +31,7 @@ from massmigration.recorder.events import NOT_SENT
 from massmigration.sharding import Plan, cut
 from massmigration.signals import announce, migration_launched
 from massmigration.states import ACTIVE
+from massmigration.stores import is_of_documents
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ class BaseBackend(ABC):
 
     def split(self, queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
         """Cut a stage's queryset into about `count` ranges of its key."""
-        return cut(queryset, keyset, count)
+        return (cutting.cut if is_of_documents(queryset.db) else cut)(queryset, keyset, count)
 
     def check(self) -> Iterable[CheckMessage]:
         """System-check messages about this backend's configuration."""

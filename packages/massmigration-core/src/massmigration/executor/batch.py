@@ -57,6 +57,8 @@ class AtomicBatch:
         self._stage = stage
         self._work = work
         self._pace = pace
+        self._limit: int | None = None
+        """Rows of the next batch, if not as many as the pace says."""
 
     def run(self, claim: Claim) -> Outcome:
         """The batch at once; if the operation raises, everything before the guilty object, and its failure."""
@@ -156,7 +158,7 @@ class AtomicBatch:
         if not shards.is_running(claim.job):
             raise Stopped
         self._pace.start()
-        return self._guarded(lambda: self._work.fetch(claim, self._pace.size, may_lock=True), claim)
+        return self._guarded(lambda: self._work.fetch(claim, self._limit or self._pace.size, may_lock=True), claim)
 
     def _run(self, portion: Portion, claim: Claim) -> int:
         """Operate and write. Return how many of the rows to be written had vanished."""

@@ -8,6 +8,7 @@ import time
 from django.db import connections
 
 from massmigration.conf import settings
+from massmigration.stores import MAX_BATCH_SIZE, is_of_documents
 
 SQLITE_DURATION = dt.timedelta(milliseconds=100)
 SQLITE_GAP = 0.02
@@ -29,9 +30,9 @@ class Pace:
     ) -> None:
         self._is_sqlite = connections[db_alias].vendor == "sqlite"
         self._fixed_size = fixed_size
-        self._max_size = max_size
-        first_size = min(settings.BATCH_SIZE * (STATEMENT_FACTOR if is_statement else 1), max_size)
-        self.size: int = fixed_size or size or first_size
+        self._max_size = min(max_size, MAX_BATCH_SIZE) if is_of_documents(db_alias) else max_size
+        first_size = settings.BATCH_SIZE * (STATEMENT_FACTOR if is_statement else 1)
+        self.size: int = fixed_size or min(size or first_size, self._max_size)
         self._growth = STATEMENT_GROWTH if is_statement else GROWTH
         self._started = time.monotonic()
 

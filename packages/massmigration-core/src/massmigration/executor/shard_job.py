@@ -23,6 +23,7 @@ from massmigration.executor.finishing import fail, finish
 from massmigration.executor.kinds import work_of
 from massmigration.executor.outcome import End, LookAgain, OperationRaised, Outcome, RolledBack, Stopped
 from massmigration.executor.pace import Pace
+from massmigration.executor.singly import SinglyBatch
 from massmigration.executor.stealing import steal
 from massmigration.executor.stepwise import StepwiseBatch
 from massmigration.executor.telling import ProgressTeller
@@ -32,6 +33,7 @@ from massmigration.executor.work import Work
 from massmigration.jobs import Delivery, Job
 from massmigration.recorder import shards
 from massmigration.recorder.shards import Claim
+from massmigration.stores import is_of_documents
 from massmigration.transient import is_transient
 
 logger = logging.getLogger(__name__)
@@ -139,11 +141,15 @@ class _Batches:
     def run(self, claim: Claim) -> Outcome:
         try:
             if self._batch is None:
-                kind = AtomicBatch if self._stage.atomic else StepwiseBatch
-                self._batch = kind(self._stage, self._work(claim), self._pace)
+                self._batch = self._kind(claim)(self._stage, self._work(claim), self._pace)
             return self._batch.run(claim)
         except OperationRaised as raised:
             return fail_batch(claim, raised.error)
+
+    def _kind(self, claim: Claim) -> type[AtomicBatch | StepwiseBatch]:
+        if not self._stage.atomic:
+            return StepwiseBatch
+        return SinglyBatch if is_of_documents(claim.job.db_alias) else AtomicBatch
 
     def _work(self, claim: Claim) -> Work:
         try:

@@ -56,6 +56,9 @@ class Portion:
 class Work(ABC):
     """A stage's operation, on one database."""
 
+    def look_ahead(self, claim: Claim, limit: int) -> None:  # noqa: B027
+        """Before the transaction, where a page within it would keep other batches away: find out what is next."""
+
     @abstractmethod
     def fetch(self, claim: Claim, limit: int, *, may_lock: bool) -> Portion:
         """The next `limit` rows of the shard."""
@@ -112,6 +115,10 @@ class MappedWork(Work):
         self._identity = Keyset.of(queryset.model)
         self._watches = can_shrink(stage, self._queryset) and not stage.empties
         self._is_careful = False
+        self._ahead: list[Key] | None = None
+
+    def look_ahead(self, claim: Claim, limit: int) -> None:
+        self._ahead = list(dict.fromkeys(self._keyset.rows(self._page(claim.after, claim.upper))[:limit]))
 
     @abstractmethod
     def portion_of(self, found: list[Key], *, may_lock: bool) -> Portion:
@@ -128,7 +135,10 @@ class MappedWork(Work):
 
     def _has_any_of(self, portion: Portion) -> bool:
         """By the range first, which is cheap; what is found there may have come in since, unless its key says no."""
-        if not portion.count or (portion.span and not self._page(*portion.span).order_by().exists()):
+        if not portion.count:
+            return False
+        # Of documents, a page is as it was before the batch: their portions have no span.
+        if portion.span and not self._page(*portion.span).order_by().exists():
             return False
         if portion.keys is None:
             self._is_careful = True
@@ -148,6 +158,8 @@ class BatchWork(MappedWork):
     """
 
     def fetch(self, claim: Claim, limit: int, *, may_lock: bool) -> Portion:
+        if self._ahead is not None:
+            return self._fetch_ahead(claim, self._ahead, limit)
         is_careful = self._is_careful or not claim.processed or not self._stage.atomic
         if not (is_careful and self._watches and not claim.has_stayed):
             return self._fetch(claim, limit)
@@ -158,6 +170,13 @@ class BatchWork(MappedWork):
         # Rows that come into the range from now on are not in the batch.
         queryset = self._queryset.filter(self._identity.among(found))
         return dataclasses.replace(portion, keys=found, count=len(found), queryset=queryset)
+
+    def _fetch_ahead(self, claim: Claim, found: list[Key], limit: int) -> Portion:
+        is_last = len(found) < limit
+        last = claim.upper if is_last else keys.encode(found[-1])
+        queryset = self._queryset.filter(self._keyset.among(found))
+        identities = list(self._identity.rows(queryset)) if found else []
+        return Portion(last=last, count=len(identities), is_last=is_last, keys=identities, queryset=queryset)
 
     def _fetch(self, claim: Claim, limit: int) -> Portion:
         found = list(self._keyset.rows(self._page(claim.after, claim.upper))[limit - 1 : limit])
@@ -200,6 +219,8 @@ class ObjectWork(MappedWork):
         self._changes = None if fields is None else Changes(self._queryset.model, fields, name=stage.name)
 
     def fetch(self, claim: Claim, limit: int, *, may_lock: bool) -> Portion:
+        if self._ahead is not None:
+            return self._of_keys(claim, self._ahead, limit, may_lock=False)
         page = self._page(claim.after, claim.upper)
         if not (may_lock and self._stage.lock_rows):
             return self._portion(claim, list(page[:limit]), limit)
@@ -209,11 +230,13 @@ class ObjectWork(MappedWork):
 
     def _fetch_by_keys(self, claim: Claim, page: QuerySet[Any], limit: int) -> Portion:
         """Where the queryset itself cannot be locked: page its keys, lock the base rows, read through it again."""
-        found = list(self._keyset.rows(page)[:limit])
+        return self._of_keys(claim, list(self._keyset.rows(page)[:limit]), limit, may_lock=True)
+
+    def _of_keys(self, claim: Claim, found: list[Key], limit: int, *, may_lock: bool) -> Portion:
         if not found:
-            return self._portion(claim, [], limit)
+            return Portion(last=claim.after, count=0, is_last=True)
         unique = list(dict.fromkeys(found))
-        portion = self._portion_among(self._keyset.among(unique), may_lock=True)
+        portion = self._portion_among(self._keyset.among(unique), may_lock=may_lock)
         return dataclasses.replace(
             portion,
             last=keys.encode(found[-1]),

@@ -35,7 +35,7 @@ def leave_out(db_alias: str, key: str, choice: Q | None) -> None:
     """Let the attempt that begins do only those of the choice again (None: all), in the caller's transaction."""
     mine = unresolved(db_alias, key)
     mine.filter(is_left_out=True).update(is_left_out=False)
-    if choice is not None:
+    if choice:  # to exclude an empty condition is to exclude nothing
         mine.exclude(choice).update(is_left_out=True)
 
 
