@@ -10,10 +10,11 @@ from django.db import connections
 from massmigration.conf import settings
 from massmigration.stores import MAX_BATCH_SIZE, is_of_documents
 
-SQLITE_DURATION = dt.timedelta(milliseconds=100)
-SQLITE_GAP = 0.02
-SQLITE_GAP_SHARE = 0.2
-"""On SQLite, waiting writers look for the lock every 100 ms at worst: short batches with gaps let them in."""
+SQLITE_DURATION = dt.timedelta(milliseconds=250)
+SQLITE_HELD = 1.0
+SQLITE_GAP = 0.11
+"""On SQLite, waiting writers look for the lock every 100 ms at worst: after so many seconds of batches, a gap in which
+each of them looks. Rarer gaps that let everybody in are cheaper than many that are found by luck, and fairer."""
 
 STATEMENT_FACTOR = 10
 """How many times as large the first batch is where one statement does it: hundreds of rows are nothing to it."""
@@ -34,7 +35,7 @@ class Pace:
         first_size = settings.BATCH_SIZE * (STATEMENT_FACTOR if is_statement else 1)
         self.size: int = fixed_size or min(size or first_size, self._max_size)
         self._growth = STATEMENT_GROWTH if is_statement else GROWTH
-        self._started = time.monotonic()
+        self._started = self._last_gap = time.monotonic()
 
     def start(self) -> None:
         """A batch begins."""
@@ -53,5 +54,6 @@ class Pace:
 
     def make_room(self) -> None:
         """Between two batches."""
-        if self._is_sqlite:
-            time.sleep(max(SQLITE_GAP, SQLITE_GAP_SHARE * (time.monotonic() - self._started)))
+        if self._is_sqlite and time.monotonic() - self._last_gap >= SQLITE_HELD:
+            time.sleep(SQLITE_GAP)
+            self._last_gap = time.monotonic()
