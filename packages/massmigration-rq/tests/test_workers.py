@@ -86,7 +86,7 @@ def test_kills_lose_and_repeat_nothing(
         asked.wait()
         kill(fleet, rng)
         fleet.hurry()
-        seconds = fleet.wait_until_applied(timeout=60)
+        seconds = fleet.wait_until_applied()
 
     print(f"{fleet.kills_inside} kills inside a transaction; applied {seconds:.1f} s after the last.")  # noqa: T201
     record_property("kills inside a transaction", fleet.kills_inside)
