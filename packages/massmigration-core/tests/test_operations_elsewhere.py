@@ -167,6 +167,14 @@ def test_a_namespace_is_that_of_an_alias(db_alias, monkeypatch):
     assert namespaces.find("ns1", "default").db_alias == db_alias
 
 
+def test_a_kind_of_the_datastore_need_not_be_there(monkeypatch):
+    connection = connections["default"]
+    monkeypatch.setitem(connection.settings_dict, "ENGINE", "gcloudc.db.backends.datastore")
+    monkeypatch.setattr(connection, "introspection", None)
+
+    assert namespaces.has_table(namespaces.Place(db_alias="default"), Person)
+
+
 def test_without_gcloudc_a_namespace_of_the_datastore_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(connections["default"], "vendor", "google")
 

@@ -129,6 +129,17 @@ def test_what_only_the_database_knows_is_told_at_launch(db_alias, monkeypatch, o
     assert not MigrationRecord.objects.using(db_alias).exists()
 
 
+def test_where_nothing_says_which_columns_there_are_none_is_emptied(db_alias, monkeypatch):
+    def refuse(*args):
+        raise NotImplementedError
+
+    monkeypatch.setattr(connections[db_alias].introspection, "get_table_description", refuse)
+    key = register(monkeypatch, migration_of(RemoveFieldData("people.Person", "nick")))
+
+    with pytest.raises(BadMigrationFile, match="does not say which columns it has"):
+        api.launch(key, db_alias)
+
+
 def test_a_column_that_must_not_be_null_is_refused_at_launch(server_alias, monkeypatch):
     key = register(monkeypatch, migration_of(RemoveFieldData("people.Person", "old code")))
     connection = connections[server_alias]

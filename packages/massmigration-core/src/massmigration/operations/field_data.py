@@ -195,8 +195,15 @@ class RemoveFieldData(_FieldData):
         model = self.subject(context)
         _, field = self._target(context)
         connection, table = connections[db_alias], model._meta.db_table
-        with connection.cursor() as cursor:
-            found = {each.name: each for each in connection.introspection.get_table_description(cursor, table)}
+        try:
+            with connection.cursor() as cursor:
+                found = {each.name: each for each in connection.introspection.get_table_description(cursor, table)}
+        except NotImplementedError:  # as gcloudc says of the Datastore
+            raise self.refusal(
+                context,
+                f"database {db_alias!r} does not say which columns it has. Remove {field.column!r} by a migration of "
+                "your own.",
+            ) from None
         if field.column not in found:
             raise self.refusal(
                 context,

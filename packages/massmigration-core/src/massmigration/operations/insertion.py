@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import connections, transaction
-from django.db.models import Model, QuerySet, UniqueConstraint
+from django.db.models import F, Model, QuerySet, UniqueConstraint
 
 from massmigration.keyset import Keyset
 from massmigration.operations.columns import Column
@@ -90,7 +90,10 @@ class Insertion:
     def _by_objects(self, queryset: QuerySet[Any]) -> None:
         """Read, see what is there, insert and overwrite. It may be repeated: it finds what it has inserted."""
         computed = [column for column in self._columns if not column.is_called]
-        rows, _ = self._selected(queryset, computed)
+        if all(type(column.source) is F for column in computed):  # which the Datastore can read, and no expression
+            rows = queryset.values_list(*(column.source.name for column in computed))
+        else:
+            rows, _ = self._selected(queryset, computed)
         objects = [self._object(computed, row) for row in rows]
         alias = self._place.db_alias
         keyset = Keyset.of(self._target)

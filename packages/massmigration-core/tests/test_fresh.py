@@ -1,0 +1,59 @@
+"""What it costs to find out, when a database is made, that migrations have nothing to do there."""
+
+import contextlib
+
+import pytest
+from django.apps import apps
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from massmigration import fresh
+from massmigration.loader import store
+from massmigration.migrations import MapperMigration
+from testsupport import gating
+
+
+class Mapper(MapperMigration):
+    def get_queryset(self, db_alias):
+        return apps.get_model("gated", "Parcel").objects.filter(cents=None)
+
+    def operation(self, obj, db_alias):
+        raise AssertionError(obj)
+
+
+@pytest.fixture
+def project(db_alias):
+    yield from gating.project(db_alias)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many queries were made, each time."""
+    counts, apply = [], fresh.apply
+
+    def apply_counted(db_alias):
+        with CaptureQueriesContext(connections[db_alias]) as queries:
+            told = apply(db_alias)
+        counts.append(len(queries))
+        return told
+
+    monkeypatch.setattr(fresh, "apply", apply_counted)
+    return counts
+
+
+def test_a_mapper_costs_one_query_and_its_savepoint(project, counted):
+    mappers = [type("Migration", (Mapper,), {})("gated", f"{number:04}_more") for number in range(100, 150)]
+
+    project.migrate()
+    project.execute("DROP TABLE gated_parcel")
+    alone = counted.pop()
+    for table in ("massmigration_migrationrecord", "massmigration_event"):
+        project.execute(f"DELETE FROM {table}")
+    project.execute("DELETE FROM django_migrations WHERE app = 'gated'")
+    with contextlib.ExitStack() as stack:
+        for mapper in mappers:
+            stack.enter_context(store.registered(mapper))
+        project.migrate()
+
+    assert {project.statuses[mapper.key] for mapper in mappers} == {"applied"}
+    assert counted.pop() - alone <= 3 * len(mappers)
