@@ -55,6 +55,8 @@ def of_backend(action: AdminAction) -> Action:
             note(request, key, alias_of(request), f"{action.label}.")
         return None
 
+    perform.__name__ = name_of(action)
+    perform.short_description = action.label  # type: ignore[attr-defined]  # Django's way to say it
     return perform
 
 

@@ -103,14 +103,16 @@ class MigrationRecordAdmin(ReadOnlyAdmin):
             record.reading = overview.readings_of([record], alias_of(request))[record.pk]
         return record
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """The verbs, and what the backends of the records offer."""
-        found: dict[str, Any] = super().get_actions(request)
+    def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
+        """The verbs, and what the backends of the records offer. Django 6.1 and later say where it is shown."""
+        where = {} if action_location is None else {"action_location": action_location}
+        found: dict[str, Any] = super().get_actions(request, **where)
         records = MigrationRecord.objects.using(alias_of(request)).only("key", "backend")
         allowed = {"run": self.has_run_permission, "control": self.has_control_permission}
         for offer in api.backend_actions(list(records)):
-            if allowed[offer.permission](request):
-                found[actions.name_of(offer)] = (actions.of_backend(offer), actions.name_of(offer), offer.label)
+            shown = self.get_action(actions.of_backend(offer), **where) if allowed[offer.permission](request) else None
+            if shown:
+                found[actions.name_of(offer)] = shown
         return found
 
     @outside_transactions
