@@ -98,4 +98,5 @@ PAGES: dict[str, Any] = dict.fromkeys(ADDRESSES, _nothing) | {
 def address_of(page: Any, site: str, name: str, db_alias: str = "default") -> None:
     """Goes to the page of this name in `PAGES`."""
     view, key = ADDRESSES[name]
+    showcase.renew(db_alias)
     page.goto(site + reverse(f"massmigration_{view}", args=[key, db_alias] if key else []) + QUERIES.get(name, ""))
