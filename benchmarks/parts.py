@@ -11,5 +11,6 @@ PARTS = {
     "memory": "benchmarks.memory",
     "skew": "benchmarks.skew",
     "processes": "benchmarks.processes",
+    "cloudtasks": "benchmarks.cloudtasks",
     "scale": "benchmarks.scale",
 }
