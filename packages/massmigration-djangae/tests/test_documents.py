@@ -12,7 +12,7 @@ from testsupport.services import Unavailable
 
 ROWS = 1_000
 MAPPER, SIMPLE = "shop:0001_slugs", "shop:0002_once"
-DURATIONS = {"LEASE": 3, "JOB_DURATION": 1, "BATCH_DURATION": 0.5}
+DURATIONS = {"LEASE": 20, "JOB_DURATION": 5, "BATCH_DURATION": 0.5}
 STANDSTILL = 60
 """Seconds after which the database ends the transactions of a process that was killed, and frees what they locked."""
 
