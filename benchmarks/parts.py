@@ -13,5 +13,6 @@ PARTS = {
     "skew": "benchmarks.skew",
     "processes": "benchmarks.processes",
     "queues": "benchmarks.queues",
+    "cloudtasks": "benchmarks.cloudtasks",
     "scale": "benchmarks.scale",
 }

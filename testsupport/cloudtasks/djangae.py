@@ -56,14 +56,14 @@ class DjangaeProject:
             self.server.stop()
         self.emulator.stop()
 
-    def drive(self, *arguments: object) -> Any:
+    def drive(self, *arguments: object, timeout: float = 100) -> Any:
         """What `drive.py` prints."""
-        return json.loads(self._run("drive.py", *arguments).splitlines()[-1])
+        return json.loads(self._run("drive.py", *arguments, timeout=timeout).splitlines()[-1])
 
     def manage(self, *arguments: object) -> str:
         return self._run("manage.py", *arguments)
 
-    def _run(self, *arguments: object) -> str:
+    def _run(self, *arguments: object, timeout: float = 100) -> str:
         done = subprocess.run(
             [self.python, *map(str, arguments)],
             cwd=PROJECT,
@@ -71,7 +71,7 @@ class DjangaeProject:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=timeout,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr if arguments[0] == "manage.py" else done.stdout

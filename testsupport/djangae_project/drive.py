@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections import Counter
 
 import django
@@ -33,6 +34,19 @@ def status(key):
 
     reading = api.status(key)
     return {"status": reading.status, "done": reading.done, "failed": reading.failed, "error": reading.last_error}
+
+
+def wait(key, share, rows):
+    """Until so much of it is done, or it has ended."""
+    while True:
+        found = status(key)
+        if found["done"] >= float(share) * int(rows) or found["status"] not in ("queued", "running"):
+            return found
+        time.sleep(0.2)
+
+
+def wait_until_ended(key):
+    return wait(key, "inf", 1)
 
 
 def counts():

@@ -9,14 +9,16 @@ from django.db.models import Count, F, Max, Min, Q, StdDev, Sum
 from django.utils import timezone
 from google.api_core import exceptions as google
 
-from massmigration import api, stores
+from massmigration import api, sharding, stores
 from massmigration.clock import DatabaseNow
 from massmigration.documents.records import KEY_BITS, key_of, next_key
 from massmigration.exceptions import AlreadyLaunched
 from massmigration.executor.work import MappedWork
+from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.migrations import MapperMigration
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
+from massmigration.recorder import records, shards
 from massmigration.recorder.shards import LEASE_FREE
 from massmigration.states import ACTIVE, Status
 from massmigration.transient import is_transient
@@ -178,6 +180,22 @@ def test_no_page_is_read_within_a_batchs_transaction(db_alias, migrate, document
 
     assert set(pages) == {False}
     assert (status(db_alias), calls(db_alias)) == (Status.APPLIED, (20, {1}))
+
+
+@SQLITE
+def test_a_shard_that_is_leased_is_not_read_in_a_transaction(db_alias, migrate, documents, settings, monkeypatch):
+    documents()
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    migrate()
+    api.launch(KEY, db_alias)
+    record = MigrationRecord.objects.using(db_alias).get(key=KEY)
+    job = Job(kind=JobKind.PLAN, key=KEY, db_alias=db_alias, attempt_id=str(record.attempt_id))
+    records.plan(job, sharding.ONCE)
+    assert shards.claim(job, "the first") is not None
+
+    monkeypatch.setattr(shards, "engine_transaction", None)
+
+    assert shards.claim(job, "the second") is None
 
 
 @SQLITE

@@ -107,6 +107,7 @@ def test_without_an_account_or_an_audience_nobody_gets_in(settings, performed, m
 
     assert post(f"Bearer {token(URL)}").status_code == 403
     assert post(f"Bearer {token('', email='')}").status_code == 403
+    assert post(f"Bearer {token(URL, email='')}").status_code == 403
     assert performed == []
 
 

@@ -5,11 +5,9 @@ from django.conf import settings
 
 from testsupport.cloudtasks.djangae import NAMES, DjangaeProject
 from testsupport.predecessor import other_database
-from testsupport.workers import wait_until
 
 ALIAS = "postgresql"
 ROWS = 1_000
-ENDED = ("applied", "failed", "paused", "cancelled")
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +25,7 @@ def project(django_db_setup):
 
 def run(project, key):
     assert project.drive("launch", key) == ""
-    wait_until(lambda: project.drive("status", key)["status"] in ENDED, timeout=60)
-    return project.drive("status", key)
+    return project.drive("wait_until_ended", key)
 
 
 def test_a_project_of_djangaes_runs_its_migrations_through_app_engine_targets(project):

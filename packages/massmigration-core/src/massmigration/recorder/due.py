@@ -14,6 +14,7 @@ from massmigration.models import MigrationRecord, ShardRecord
 from massmigration.recorder.locks import unless_locked
 from massmigration.recorder.shards import LEASE_FREE
 from massmigration.states import ACTIVE, Status
+from massmigration.stores import is_of_documents
 from massmigration.transactions import engine_transaction
 
 MAX_DOUBLINGS = 6
@@ -51,8 +52,11 @@ def _take_record(db_alias: str, record: MigrationRecord) -> list[Due]:
 
 
 def _take_whole(db_alias: str, record: MigrationRecord, kind: JobKind) -> list[Due]:
+    mine = MigrationRecord.objects.using(db_alias).filter(key=record.key)
+    # What a transaction has read of documents, others cannot write meanwhile.
+    if is_of_documents(db_alias) and not mine.filter(next_send_at__lte=DatabaseNow()).exists():
+        return []
     with engine_transaction(db_alias):
-        mine = MigrationRecord.objects.using(db_alias).filter(key=record.key)
         locked = unless_locked(mine).first()
         taken = locked and mine.filter(
             attempt_id=record.attempt_id,

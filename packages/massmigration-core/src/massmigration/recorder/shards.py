@@ -15,6 +15,7 @@ from massmigration.jobs import Job
 from massmigration.models import FailedObject, MigrationRecord, ShardRecord
 from massmigration.recorder.locks import in_turn, unless_locked
 from massmigration.states import Status
+from massmigration.stores import is_of_documents
 from massmigration.transactions import engine_transaction
 
 LEASE_FREE = Q(lease_until__isnull=True) | Q(lease_until__lte=DatabaseNow())
@@ -95,6 +96,9 @@ def _shards(job: Job) -> Any:
 def claim(job: Job, worker: str) -> Claim | None:
     """Take the shard's lease, if it is free or has expired and no batch holds the shard's row."""
     token = uuid.uuid4()
+    # What a transaction has read of documents, its owner cannot write meanwhile.
+    if is_of_documents(job.db_alias) and not _shards(job).filter(LEASE_FREE, is_done=False).exists():
+        return None
     with engine_transaction(job.db_alias):
         shard = unless_locked(_shards(job)).first()
         if shard is None:
