@@ -6,7 +6,7 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from massmigration import record_cache, requirement
+from massmigration import enforcement, record_cache, requirement
 from massmigration.definitions.simple import SimpleMigration
 from massmigration.enforcement import migration_is_applied, requires_migration
 from massmigration.exceptions import (
@@ -257,6 +257,18 @@ def test_outside_of_tests_it_is_not_skipped(db_alias, monkeypatch):
 
     with pytest.raises(RequiredMigrationNotApplied):
         decorated()
+
+
+def test_async_code_is_not_kept_by_a_thread_the_second_time(db_alias, monkeypatch):
+    @requires_migration(KEY, db_alias, skip_in_tests=False)
+    async def code():
+        return "run"
+
+    MigrationRecord.objects.using(db_alias).create(key=KEY, status=Status.APPLIED)
+    async_to_sync(code)()
+    monkeypatch.setattr(enforcement, "sync_to_async", None)
+
+    assert async_to_sync(code)() == "run"
 
 
 def test_migration_is_applied_is_asked_for_once(db_alias):
