@@ -5,6 +5,7 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.messages import get_messages
 from django.test import Client
 from django.urls import reverse
+from rq.job import JobStatus
 
 from massmigration import api
 from massmigration.migrations import SimpleMigration
@@ -91,6 +92,7 @@ def test_queued_jobs_are_deleted(act, queue):
 def test_scheduled_jobs_are_deleted(act, queue):
     (job,) = [job for job in queue.jobs if job not in others(queue)]
     queue.remove(job)
+    job.set_status(JobStatus.SCHEDULED)
     queue.schedule_job(job, dt.datetime.now(dt.timezone.utc))
 
     act("delete_jobs")
