@@ -13,6 +13,7 @@ from massmigration import api, sharding, stores
 from massmigration.clock import DatabaseNow
 from massmigration.documents.records import KEY_BITS, key_of, next_key
 from massmigration.exceptions import AlreadyLaunched
+from massmigration.executor import shard_job
 from massmigration.executor.work import MappedWork
 from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
@@ -196,6 +197,26 @@ def test_a_shard_that_is_leased_is_not_read_in_a_transaction(db_alias, migrate, 
     monkeypatch.setattr(shards, "engine_transaction", None)
 
     assert shards.claim(job, "the second") is None
+
+
+@SQLITE
+def test_a_claim_that_was_refused_is_tried_again(db_alias, migrate, documents, monkeypatch, caplog):
+    documents()
+    migrate()
+    monkeypatch.setattr(shard_job, "CLAIM_BACK_OFF", 0)
+    claim, refusals = shards.claim, [google.Aborted("Transaction lock timeout."), None]
+
+    def refused_once(*arguments):
+        cause = refusals.pop(0) if refusals else None
+        if cause is not None:
+            raise OperationalError("refused") from cause
+        return claim(*arguments)
+
+    monkeypatch.setattr(shards, "claim", refused_once)
+    api.launch(KEY, db_alias)
+
+    assert "sent again" not in caplog.text
+    assert (status(db_alias), calls(db_alias)) == (Status.APPLIED, (20, {1}))
 
 
 @SQLITE

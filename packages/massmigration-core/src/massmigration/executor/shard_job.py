@@ -44,6 +44,10 @@ TRIES = 8
 MAX_SAT_IDLE = 2
 """How often a batch may lose its connection after the idle limit: once it may have been this process that froze."""
 
+CLAIM_TRIES = 3
+CLAIM_BACK_OFF = 1.0
+"""Seconds, at most, between two claims of a shard of documents."""
+
 MAX_BACK_OFF = 2.0
 """Seconds between two tries, at most."""
 
@@ -51,7 +55,7 @@ MAX_BACK_OFF = 2.0
 def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | None:
     """Claim the shard and work at it, then at parts of others'. Return the continuation, if there is one."""
     deadline = time.monotonic() + transport.job_duration().total_seconds()
-    claim = shards.claim(job, worker_name())
+    claim = _claim(job)
     while True:
         if claim is None:
             return _lost_claim(job, stages, transport)
@@ -74,7 +78,20 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
             return None
         if outcome.end is not End.STOPPED:
             return Delivery(job=job, delay=delay)
-        claim = shards.claim(job, worker_name())
+        claim = _claim(job)
+
+
+def _claim(job: Job) -> Claim | None:
+    """Claim the shard. Of two that claim documents at once, the database may refuse both: they try again apart."""
+    tries = CLAIM_TRIES if is_of_documents(job.db_alias) else 1
+    for attempt in range(1, tries + 1):
+        try:
+            return shards.claim(job, worker_name())
+        except DatabaseError as error:
+            if attempt == tries or not is_transient(error):
+                raise
+            time.sleep(random.uniform(0, CLAIM_BACK_OFF))
+    return None
 
 
 def worker_name() -> str:
