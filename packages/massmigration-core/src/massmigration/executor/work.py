@@ -31,8 +31,7 @@ class Portion:
     """Where the cursor stands when it is done."""
 
     count: int
-    is_last: bool = False
-    """Does nothing of the shard remain after it?"""
+    is_last: bool = False  # does nothing of the shard remain after it?
 
     skipped: int = 0
     """Rows that were seen but vanished before they were locked."""
