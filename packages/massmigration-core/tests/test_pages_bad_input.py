@@ -18,6 +18,7 @@ from massmigration.models import Event, FailedObject, MigrationRecord
 from massmigration.recorder.attempts import retry
 from massmigration.states import Status
 from testsupport.adhoc import register
+from testsupport.drawn import text_of
 from testsupport.testapp.models import Item, Word
 
 KEY = "testapp:9000_adhoc"
@@ -84,10 +85,6 @@ def client(db_alias):
 
 def address(view, *arguments):
     return reverse(f"massmigration_{view}", args=arguments)
-
-
-def text_of(response):
-    return response.content.decode()
 
 
 def said(response):
