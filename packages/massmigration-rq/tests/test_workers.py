@@ -7,6 +7,7 @@ import pytest
 from rq import worker
 
 from testsupport import oracle
+from testsupport.fleet import SLOW
 from testsupport.rq_fleet import KEY, PAUSE, forking, launch, queue_of, simple, spawning
 from testsupport.workers import wait_until
 
@@ -31,7 +32,7 @@ def assert_exactly_once(db_alias):
 
 def in_the_middle(fleet, rng):
     """A worker that holds a shard, frozen at a random time."""
-    worker = rng.choice(wait_until(fleet.owners))
+    worker = rng.choice(wait_until(fleet.owners, timeout=SLOW))
     time.sleep(rng.uniform(0, 0.3))
     assert fleet.status() == "running"
     worker.freeze()
@@ -81,7 +82,7 @@ def test_kills_lose_and_repeat_nothing(
         while fleet.kills_inside < INSIDE:
             until_inside(fleet, rng)
         then(fleet, rng)
-        asked = rng.choice(wait_until(fleet.owners))
+        asked = rng.choice(wait_until(fleet.owners, timeout=SLOW))
         asked.terminate()
         asked.wait()
         kill(fleet, rng)
@@ -110,7 +111,7 @@ def test_a_worker_that_is_asked_to_stop_ends_its_job_after_the_batch(server_alia
     with workers(server_alias, redis_url, SHARDS=1, JOB_DURATION=600) as fleet:
         (worker,) = fleet.start(pause=PAUSE)
         launch(fleet, ROWS)
-        wait_until(fleet.done)
+        wait_until(fleet.done, timeout=SLOW)
         worker.terminate()
         exit_code = worker.wait()
         done, left = fleet.done(), [job.description for job in queue.jobs]
