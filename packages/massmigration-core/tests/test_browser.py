@@ -35,7 +35,7 @@ class Slow(MapperMigration):
     """Counts every item, slowly."""
 
     batch_size = 20
-    gate: float = 0.004
+    gate: float = 0.015
 
     def get_queryset(self, db_alias):
         return Item.objects.using(db_alias)

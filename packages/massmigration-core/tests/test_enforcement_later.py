@@ -56,7 +56,7 @@ def after_two_tries(db_alias):
 
 @pytest.mark.parametrize("is_bound", [True, False], ids=["bound", "free"])
 def test_a_task_of_celery_is_tried_again_until_it_is_applied(db_alias, app, is_bound):
-    @app.task(bind=is_bound, max_retries=0)
+    @app.task(bind=is_bound, max_retries=0, shared=False)
     @after_two_tries(db_alias)
     @retry_until_migrated(KEY, db_alias, skip_in_tests=False, delay=AT_ONCE)
     def task(*args):
@@ -67,7 +67,7 @@ def test_a_task_of_celery_is_tried_again_until_it_is_applied(db_alias, app, is_b
 
 
 def test_a_task_of_celery_waits_as_long_as_it_is_told(db_alias, app):
-    @app.task(bind=True)
+    @app.task(bind=True, shared=False)
     @retry_until_migrated(KEY, db_alias, skip_in_tests=False, delay=dt.timedelta(minutes=5))
     def task(self):
         return 42
@@ -118,7 +118,7 @@ def test_elsewhere_it_raises(db_alias, app):
     with pytest.raises(RequiredMigrationNotApplied):
         decorated(42)
     with pytest.raises(RequiredMigrationNotApplied):
-        app.task(decorated)(42)
+        app.task(shared=False)(decorated)(42)
 
 
 def test_in_tests_it_runs(db_alias):

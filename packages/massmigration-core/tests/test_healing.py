@@ -35,7 +35,7 @@ GAPS = [
 ]
 GAPS_BETWEEN_SHARDS = [
     ("second shard job not sent", ("running", 0, True, 0, True)),
-    ("first shard done", ("running", 0, True, 50, True)),
+    ("first shard done", ("running", 0, True, 30, True)),
 ]
 
 

@@ -127,8 +127,8 @@ def test_workers_live_through_a_flush(server_alias, redis_url, waiting, workers)
         begun(fleet)
         waiting.connection.flushall()
         fleet.hurry()
-        wait_until(lambda: fleet.status() == "applied" or api.heal(server_alias), timeout=SLOW)
-        fleet.wait_until_applied()
+        # What no lease was over for the first time is sent the next: no job may be left to do it.
+        wait_until(lambda: fleet.status() == "applied" or (api.heal(server_alias) and False), timeout=SLOW)
 
         assert len(fleet.alive()) == 2
     assert oracle.counts(server_alias) == [1]
