@@ -65,8 +65,8 @@ def install(session: nox.Session, *requirements: str) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
-    """Runs pytest on two workers; what is given after `--` comes last and so wins."""
-    session.run("python", "-m", "pytest", "-n", "2", *arguments, *session.posargs)
+    """Runs pytest on four workers, which mostly wait; what is given after `--` comes last and so wins."""
+    session.run("python", "-m", "pytest", "-n", "4", *arguments, *session.posargs)
 
 
 @nox.session
