@@ -154,11 +154,12 @@ def test_operators_see_and_requeue_what_real_workers_gave_up(server_alias, redis
         begun(fleet)
         assert worker.kill_children() == 1
         wait_until(lambda: len(waiting.failed_job_registry) == 1, timeout=SLOW)
-        shown = api.perform_backend_action("show_jobs", [KEY], server_alias)
+        failed = [f"failed: massmigration {KEY}, shard 0 of stage 0"]
+        # The finishing job, which waited for the shard's end, may look meanwhile.
+        wait_until(lambda: api.perform_backend_action("show_jobs", [KEY], server_alias) == failed, timeout=SLOW)
         said = api.perform_backend_action("requeue", [KEY], server_alias)
         fleet.hurry()
         fleet.wait_until_applied()
 
-    assert shown == [f"failed: massmigration {KEY}, shard 0 of stage 0"]
     assert said == ["Requeued 1 failed jobs in RQ's queue 'low'."]
     assert oracle.counts(server_alias) == [1]
