@@ -35,7 +35,7 @@ GAPS = [
 ]
 GAPS_BETWEEN_SHARDS = [
     ("second shard job not sent", ("running", 0, True, 0, True)),
-    ("first shard done", ("running", 0, True, 30, True)),
+    ("first shard done", ("running", 0, True, 40, True)),
 ]
 
 
@@ -46,7 +46,7 @@ def by_name(gaps):
 def made_fleet(db_alias):
     oracle.make_items(db_alias, ROWS)
     # One batch a job, and one thread: the shards take turns.
-    return Fleet(db_alias, LEASE=0.5, BATCH_SIZE=10, MAX_BATCH_SIZE=10, JOB_DURATION=0, SHARDS=3)
+    return Fleet(db_alias, LEASE=0.5, BATCH_SIZE=10, MAX_BATCH_SIZE=10, MAX_SET_SIZE=10, JOB_DURATION=0, SHARDS=3)
 
 
 @pytest.fixture

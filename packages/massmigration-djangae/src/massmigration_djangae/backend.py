@@ -77,7 +77,7 @@ class CloudTasksBackend(BaseBackend):
         return queues.health(self.given)
 
     def hold_back(self) -> contextlib.AbstractContextManager[list[str]]:
-        return holding.tasks_held_back()
+        return holding.holder.hold_back()
 
     def authenticate(self, request: HttpRequest) -> None:
         """Raise `NotAuthentic` unless the request comes from the queue."""
