@@ -8,7 +8,7 @@ from typing import Any
 from django.db import connections
 from django.db.models import Model, QuerySet
 
-COUNT_BELOW = 1_000_000
+COUNT_BELOW = 500_000
 """Tables of fewer rows are counted: 30 to 80 ms a million rows."""
 
 

@@ -1,4 +1,4 @@
-"""Cuts a queryset into ranges of about the same number of rows, by walking its key's index.
+"""Cuts a queryset into ranges of about the same number of rows: by walking its key's index, or by statistics.
 
 Never by arithmetic between the least and the greatest key: with sparse keys one shard gets nearly everything.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from massmigration import keys
+from massmigration.bisection import parting_keys
 from massmigration.estimates import estimate, is_huge
 from massmigration.keyset import Keyset
 
@@ -47,22 +48,31 @@ def cut(queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
     """About `count` ranges that hold every row there is now; none if there are no rows."""
     estimated = is_huge(queryset)
     total = estimate(queryset) if estimated else queryset.order_by().count()
+    # The upper ends of all ranges but the last.
+    uppers = parting_keys(queryset, keyset, count) if estimated else None
+    if uppers is None:
+        uppers = _walked(queryset, keyset, count, total)
+    last = _last(keyset, keyset.page(queryset, uppers[-1] if uppers else None, None))
+    if last is not None:
+        uppers = [*uppers, last]
+    pairs = zip([None, *uppers], uppers, strict=False)
+    ranges = [Range(lower=lower, upper=upper) for lower, upper in pairs]
+    return Plan(ranges=ranges, total=total, is_total_estimated=estimated)
+
+
+def _walked(queryset: QuerySet[Any], keyset: Keyset, count: int, total: int) -> list[list[Any]]:
+    """Counted along the index."""
     step = max(-(-total // count), MIN_SHARD_SIZE)
-    ranges: list[Range] = []
-    lower: list[Any] | None = None
+    uppers: list[list[Any]] = []
     while count > 1:
-        upper = key_at(keyset, keyset.page(queryset, lower, None), step - 1)
+        upper = key_at(keyset, keyset.page(queryset, uppers[-1] if uppers else None, None), step - 1)
         if upper is None:
             break
-        ranges.append(Range(lower=lower, upper=upper))
-        lower = upper
-        if len(ranges) == count * MAX_SHARD_FACTOR:
-            ranges = _merged(ranges)
+        uppers.append(upper)
+        if len(uppers) == count * MAX_SHARD_FACTOR:
+            uppers = uppers[1::2]  # every two neighbours as one
             step *= 2
-    last = _last(keyset, keyset.page(queryset, lower, None))
-    if last is not None:
-        ranges.append(Range(lower=lower, upper=last))
-    return Plan(ranges=ranges, total=total, is_total_estimated=estimated)
+    return uppers
 
 
 def key_at(keyset: Keyset, page: QuerySet[Any], offset: int) -> list[Any] | None:
@@ -73,9 +83,3 @@ def key_at(keyset: Keyset, page: QuerySet[Any], offset: int) -> list[Any] | None
 
 def _last(keyset: Keyset, page: QuerySet[Any]) -> list[Any] | None:
     return key_at(keyset, page.order_by(*(f"-{field}" for field in keyset.fields)), 0)
-
-
-def _merged(ranges: list[Range]) -> list[Range]:
-    """Every two neighbours as one."""
-    pairs = zip(ranges[::2], ranges[1::2], strict=True)
-    return [Range(lower=first.lower, upper=second.upper) for first, second in pairs]
