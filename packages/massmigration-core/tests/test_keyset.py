@@ -129,3 +129,33 @@ def test_a_page_of_composite_keys_is_sought_on_postgresql(db_alias, pairs):
     page = Keyset.of(pairs).page(pairs.objects.using(db_alias), [35, "5"], None)
 
     assert 'Index Cond: ("left" >= 35)' in page[:10].explain()
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+@pytest.mark.parametrize("bound", ["pk__gt", "pk__gte"])
+def test_a_page_far_behind_costs_no_more_where_the_queryset_has_a_bound_of_its_own(db_alias, bound):
+    Place.objects.bulk_create(Place(name="a") for _ in range(3000))
+    first, *_, middle, _ = Place.objects.order_by("pk").values_list("pk", flat=True)[::600]
+    rows = Place.objects.filter(**{bound: first})
+    keyset = Keyset.of(Place)
+
+    near, far = (steps(db_alias, keyset.page(rows, [key], None)[:5]) for key in (first, middle))
+
+    assert far < 2 * near
+
+
+def steps(db_alias, queryset):
+    """How many steps SQLite's machine takes for it."""
+    count = 0
+
+    def step():
+        nonlocal count
+        count += 1
+
+    raw = connections[db_alias].connection
+    raw.set_progress_handler(step, 1)
+    try:
+        assert len(list(queryset)) == 5
+    finally:
+        raw.set_progress_handler(None, 1)
+    return count

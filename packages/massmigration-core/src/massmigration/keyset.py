@@ -6,9 +6,12 @@ Keys are compared by the database alone, so collations cannot disagree.
 from __future__ import annotations
 
 import dataclasses
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import Field, Model, Q, QuerySet
+from django.db.models.sql.where import AND
 
 from massmigration import keys
 from massmigration.keys import Key
@@ -45,15 +48,23 @@ class Keyset:
     def key_of(self, obj: Model) -> Key:
         return tuple(getattr(obj, field) for field in self.fields)
 
+    def keys_of(self, objects: Sequence[Model]) -> list[Key]:
+        return list(zip(*(map(operator.attrgetter(field), objects) for field in self.fields), strict=True))
+
     def encoded_key_of(self, obj: Model) -> list[Any]:
         return keys.encode(self.key_of(obj))
 
     def page(self, queryset: QuerySet[Any], after: list[Any] | None, upper: list[Any] | None) -> QuerySet[Any]:
         """The rows with `after` < key <= `upper` (encoded keys; None: no bound), in the key's order."""
+        found = len(queryset.query.where.children)
         if after is not None:
             queryset = queryset.filter(self._compare("gt", keys.decode(after)))
         if upper is not None:
             queryset = queryset.filter(self._up_to(keys.decode(upper)))
+        where: Any = queryset.query.where
+        if where.connector == AND:
+            # Of several bounds of one key, SQLite seeks the first, and reads from there.
+            where.children[:] = where.children[found:] + where.children[:found]
         return queryset.order_by(*self.fields)
 
     def rows(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
