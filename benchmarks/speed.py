@@ -72,7 +72,7 @@ def repetition(sizes: Sizes, rng: random.Random, old: predecessor.Predecessor) -
     calls: list[Callable[[], object]] = [
         lambda: raw.append(per_row(methods.raw_update, slices.take(sizes.fast))),
         lambda: raw.append(per_row(methods.raw_update, slices.take(sizes.fast))),
-        lambda: found.update({methods.AGAIN: rerun(slices.take(sizes.fast // 2), rng)}),
+        lambda: found.update({methods.AGAIN: rerun(slices.take(sizes.fast), rng)}),
         lambda: found.update(old.measure(sizes.slow)),
     ]
     for name, (size, method) in methods.METHODS.items():

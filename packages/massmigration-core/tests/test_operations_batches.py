@@ -83,11 +83,13 @@ def test_what_may_stay_in_the_queryset_is_looked_for(db_alias, monkeypatch):
     assert by_keys(queries) != []
 
 
-@pytest.mark.parametrize(("operation", "shards"), [(COPIED, 4), (CALLED, 8)], ids=["statement", "objects"])
-def test_shards_of_one_statement_are_as_large_as_a_batch_may_be(server_alias, monkeypatch, settings, operation, shards):
+@pytest.mark.parametrize(("operation", "shards"), [(COPIED, 2), (CALLED, 8)], ids=["statement", "objects"])
+def test_shards_of_one_statement_hold_a_few_of_the_largest_batches(
+    server_alias, monkeypatch, settings, operation, shards
+):
     monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 1)
     monkeypatch.setattr("massmigration.executor.planning.estimate_table", lambda model, db_alias: ROWS)
-    settings.MASSMIGRATION_MAX_SET_SIZE = 10
+    settings.MASSMIGRATION_MAX_SET_SIZE = 5
     settings.MASSMIGRATION_SHARDS = 8
 
     run(monkeypatch, server_alias, operation)

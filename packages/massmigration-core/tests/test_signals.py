@@ -41,7 +41,7 @@ def test_a_run_is_told_from_launch_to_end(db_alias, told):
 
 def test_a_failure_is_told_with_its_error(db_alias, told, monkeypatch):
     Item.objects.using(db_alias).create(name="One")
-    monkeypatch.setattr("massmigration.executor.work.ObjectWork.operate", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("massmigration.executor.object_work.ObjectWork.operate", lambda *arguments: 1 / 0)
 
     api.launch(KEY, db_alias)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -18,10 +19,11 @@ logger = logging.getLogger(__name__)
 _EXITS = (SystemExit, KeyboardInterrupt)
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it. Raise `ExitRaised` where it would end the worker, unless the worker itself was told to end."""
+@contextlib.contextmanager
+def exits_refused(function: Callable[..., Any]) -> Iterator[None]:
+    """Raise `ExitRaised` where `function` would end the worker, unless the worker itself was told to end."""
     try:
-        return function(*arguments)
+        yield
     except _EXITS as error:
         if is_from_outside(error):
             raise
@@ -29,6 +31,12 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
             f"{_named(function)} raised {type(error).__name__}{error.args!r}, which would have ended its worker. "
             "Raise another exception to fail, or return to go on."
         ) from error
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it, with its exits refused."""
+    with exits_refused(function):
+        return function(*arguments)
 
 
 def operate(operation: Callable[..., Any], target: Any, db_alias: str) -> None:

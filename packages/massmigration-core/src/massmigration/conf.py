@@ -32,7 +32,7 @@ class Settings:
     BATCH_SIZE: int = 500
     """Rows in a shard's first batch; later batches adapt."""
 
-    MAX_BATCH_SIZE: int = 5000
+    MAX_BATCH_SIZE: int = 20_000
     """No batch of objects grows beyond this: nothing is gained above 5000 rows but memory used."""
 
     MAX_SET_SIZE: int = 50_000

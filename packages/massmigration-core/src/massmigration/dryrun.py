@@ -19,9 +19,11 @@ from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import MappedStage, OnceStage, Stage
 from massmigration.definitions.vetting import vet
 from massmigration.exceptions import CannotDryRun, MassMigrationError
+from massmigration.executor.batch_work import BatchWork
 from massmigration.executor.changes import Writes
 from massmigration.executor.guards import check_not_spoiled, explained, no_implicit_commit
-from massmigration.executor.work import BatchWork, ObjectWork, OnceWork, Portion
+from massmigration.executor.object_work import ObjectWork
+from massmigration.executor.work import OnceWork, Portion
 from massmigration.heldback import mail_held_back
 from massmigration.keys import Key
 from massmigration.keyset import Keyset

@@ -12,7 +12,8 @@ from massmigration import record_cache
 from massmigration.definitions.stages import MappedStage
 from massmigration.exceptions import CannotEnsure
 from massmigration.executor.changes import Writes
-from massmigration.executor.work import ObjectWork, can_shrink
+from massmigration.executor.object_work import ObjectWork
+from massmigration.executor.work import can_shrink
 from massmigration.keyset import Keyset
 from massmigration.loader import store
 from massmigration.requirement import key_of

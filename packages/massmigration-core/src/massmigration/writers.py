@@ -32,9 +32,12 @@ from massmigration.stores import is_of_documents
 Row = tuple[Any, ...]
 """The values of the columns written, then the primary key's."""
 
-MAX_ROWS = 2000
+MAX_ROWS = 5000
 MAX_BYTES = 4_000_000
 """Limits of one statement; MariaDB refuses packets of more than 16 MiB by default."""
+
+BULK_UPDATE_ROWS = 500
+"""Of one statement of Django's `bulk_update`, whose conditions cost more the more there are."""
 
 # What is left of a column's type after its length. A cast to varchar(10) would cut values short in silence.
 _POSTGRESQL_TYPES = frozenset(
@@ -101,7 +104,8 @@ def _write_otherwise(
     matched = start = 0
     for part in _parts(rows):
         some = _as(model, objects[start : start + len(part)])
-        matched += _base(model, connection).bulk_update(some, [field.name for field in fields])
+        names = [field.name for field in fields]
+        matched += _base(model, connection).bulk_update(some, names, batch_size=BULK_UPDATE_ROWS)
         start += len(part)
     return matched
 

@@ -63,7 +63,8 @@ class AtomicBatch:
     def run(self, claim: Claim) -> Outcome:
         """The batch at once; if the operation raises, everything before the guilty object, and its failure."""
         try:
-            return self._at_once(claim)
+            with collector_paused():  # until the objects are gone again
+                return self._at_once(claim)
         except OperationRaised as error:
             raised = error
         logger.info("A batch of %s raised %r; going through it object by object.", self._stage.name, raised.error)
@@ -75,7 +76,7 @@ class AtomicBatch:
             return self._by_object(claim, error)
 
     def _at_once(self, claim: Claim) -> Outcome:
-        with collector_paused(), self._transaction(claim):
+        with self._transaction(claim):
             portion = self._begin(claim)
             skipped = self._guarded(lambda: self._run(portion, claim), claim)
             return self._end(claim, portion, [portion], skipped=portion.skipped + skipped)

@@ -45,8 +45,11 @@ class Writes:
         Return how many of their rows had vanished.
         """
         groups: dict[Fields, list[Model]] = {}
+        last: Fields | None = None
         for obj, fields in self._changed:
-            groups.setdefault(fields, []).append(obj)
+            if fields is not last:  # Django's fields are slow to hash
+                last, members = fields, groups.setdefault(fields, [])
+            members.append(obj)
         return sum(
             # Without a surrounding transaction, objects may come from another database than the record's.
             len(members) - write(members[0]._state.db or db_alias, members, fields)
@@ -80,28 +83,35 @@ class Changes:
     """The declared `update_fields` of a model."""
 
     def __init__(self, model: type[Model], names: Sequence[str], *, name: str) -> None:
-        self._fields = [writable(model, field_name, name=name) for field_name in names]
+        self._fields = tuple(writable(model, field_name, name=name) for field_name in names)
         self._attnames = [field.attname for field in self._fields]
+        self._missing = [_MISSING] * len(self._fields)
         # auto_now and the like set themselves when a row is saved.
         self._self_setting = [field for field in self._fields if type(field).pre_save is not Field.pre_save]
 
     def operate(self, obj: Model, operation: Callable[[Any], None], writes: Writes) -> None:
         """Run `operation` on an object and add what it changed to `writes`."""
         loaded = obj.__dict__
-        before = [loaded.get(name, _MISSING) for name in self._attnames]
-        if not _IMMUTABLE.issuperset(map(type, before)):
+        before = [*map(loaded.get, self._attnames, self._missing)]
+        kinds = [*map(type, before)]
+        is_plain = _IMMUTABLE.issuperset(kinds)
+        if not is_plain:
             before = [_kept(value) for value in before]
         operation(obj)
-        changed = self._differing(loaded, before)
+        after = [*map(loaded.get, self._attnames, self._missing)]
+        # The usual cases first: this is done for every row.
+        if is_plain and after == before and kinds == [*map(type, after)]:
+            return
+        is_whole = is_plain and len(before) == 1 and after != before
+        changed = self._fields if is_whole else self._differing(before, after)
         if changed and self._self_setting:
             for field in self._self_setting:
                 field.pre_save(obj, add=False)
-            changed = self._differing(loaded, before)
+            changed = self._differing(before, [*map(loaded.get, self._attnames, self._missing)])
         if changed:
             writes.add(obj, changed)
 
-    def _differing(self, loaded: dict[str, Any], before: list[Any]) -> tuple[Field[Any, Any], ...]:
-        after = [loaded.get(name, _MISSING) for name in self._attnames]
+    def _differing(self, before: list[Any], after: list[Any]) -> Fields:
         return tuple(
             field
             for field, new, old in zip(self._fields, after, before, strict=True)

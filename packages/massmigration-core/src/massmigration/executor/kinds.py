@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from massmigration.definitions.stages import MappedStage, OnceStage, Stage
+from massmigration.executor.batch_work import BatchWork
+from massmigration.executor.object_work import ObjectWork
 from massmigration.executor.redo import RedoWork
-from massmigration.executor.work import BatchWork, ObjectWork, OnceWork, Work
+from massmigration.executor.work import OnceWork, Work
 
 
 def work_of(stage: Stage, db_alias: str, *, is_redo: bool = False) -> Work:

@@ -18,8 +18,7 @@ each of them looks. Rarer gaps that let everybody in are cheaper than many that 
 
 STATEMENT_FACTOR = 10
 """How many times as large the first batch is where one statement does it: hundreds of rows are nothing to it."""
-GROWTH = 2
-STATEMENT_GROWTH = 4
+GROWTH = 4
 """A batch is at most so many times as large as the one before it."""
 
 
@@ -34,7 +33,6 @@ class Pace:
         self._max_size = min(max_size, MAX_BATCH_SIZE) if is_of_documents(db_alias) else max_size
         first_size = settings.BATCH_SIZE * (STATEMENT_FACTOR if is_statement else 1)
         self.size: int = fixed_size or min(size or first_size, self._max_size)
-        self._growth = STATEMENT_GROWTH if is_statement else GROWTH
         self._started = self._last_gap = time.monotonic()
 
     def start(self) -> None:
@@ -48,7 +46,7 @@ class Pace:
         if self._is_sqlite:
             target = min(target, SQLITE_DURATION)
         if self._fixed_size is None and count >= self.size:
-            factor = min(max(target.total_seconds() / elapsed, 0.5), self._growth)
+            factor = min(max(target.total_seconds() / elapsed, 0.5), GROWTH)
             self.size = min(max(int(self.size * factor), 1), self._max_size)
         return self.size
 

@@ -23,6 +23,9 @@ from massmigration.transient import is_transient
 
 logger = logging.getLogger(__name__)
 
+SETS_A_SHARD = 4
+"""How many of the largest batches are worth a shard, where one statement does a batch."""
+
 
 def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | None:
     """Plan the stage unless it is planned, then send what is not done. With nothing left to send, look."""
@@ -63,7 +66,7 @@ def _cut(stage: Stage, db_alias: str, transport: Transport) -> Plan:
     # SQLite has one writer at a time: more shards only wait for each other.
     count = 1 if connections[db_alias].vendor == "sqlite" else settings.SHARDS
     if stage.is_statement and count > 1:
-        # A batch of one statement is soon as large as it may be; a smaller shard costs more than it gains.
+        # Statements soon fill the largest batches: shards of few of them cost more than they gain.
         size = estimate_table(queryset.model, db_alias)
-        count = count if size is None else min(count, max(-(-size // settings.MAX_SET_SIZE), 1))
+        count = count if size is None else min(count, max(-(-size // (SETS_A_SHARD * settings.MAX_SET_SIZE)), 1))
     return transport.split(queryset, stage.keyset(queryset.model), count)

@@ -7,7 +7,7 @@ import datetime as dt
 import uuid
 from typing import Any
 
-from django.db.models import F, Max, Q
+from django.db.models import F, Q
 
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings
@@ -125,6 +125,7 @@ def claim_of(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
     failures = FailedObject.objects.using(job.db_alias).filter(
         record_id=job.key, stage=job.stage, shard=job.shard, resolved_at=None
     )
+    beside = _found_beside(job)
     return Claim(
         job=job,
         pk=shard.pk,
@@ -133,19 +134,19 @@ def claim_of(job: Job, shard: ShardRecord, token: uuid.UUID) -> Claim:
         cursor=shard.cursor,
         lower=shard.lower,
         upper=shard.upper,
-        batch_size=shard.batch_size or _measured_beside(job),
+        batch_size=shard.batch_size or max((size for size, _ in beside), default=0),
         has_failures=failures.exists(),
         is_redo=shard.is_redo,
-        has_stayed=shard.has_stayed,
+        has_stayed=any(has_stayed for _, has_stayed in beside),
         processed=shard.processed,
         failed_in_a_row=shard.failed_in_a_row,
     )
 
 
-def _measured_beside(job: Job) -> int:
-    """The batch size that the stage's other shards have come to; 0 if none has."""
-    others = ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, stage=job.stage)
-    return int(others.aggregate(Max("batch_size"))["batch_size__max"] or 0)
+def _found_beside(job: Job) -> list[tuple[int, bool]]:
+    """The batch sizes that the stage's shards have come to, and whether objects stayed in the queryset."""
+    shards = ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, stage=job.stage)
+    return list(shards.order_by().values_list("batch_size", "has_stayed").distinct())
 
 
 def read_again(claim: Claim) -> Claim | None:
@@ -188,15 +189,15 @@ def end_batch(claim: Claim, progress: Progress) -> Claim | None:
 
     By the fence alone another owner may have written the same number, hence the token.
     """
+    # Django takes longer to write this statement than the server to execute it.
+    added = {"processed": progress.processed, "skipped": progress.skipped, "failed": progress.failed}
     ended = (
         ShardRecord.objects.using(claim.job.db_alias)
         .filter(pk=claim.pk, attempt_id=claim.job.attempt_id, fence=claim.fence + 1, lease_token=claim.token)
         .update(
+            **{name: F(name) + count for name, count in added.items() if count},
             cursor=progress.cursor,
             is_done=progress.is_done,
-            processed=F("processed") + progress.processed,
-            skipped=F("skipped") + progress.skipped,
-            failed=F("failed") + progress.failed,
             failed_in_a_row=progress.failed_in_a_row,
             batch_size=progress.batch_size,
             has_stayed=progress.has_stayed,
