@@ -37,6 +37,9 @@ class Sizes:
 
     heavy_repeat: int
 
+    huge: int
+    """How many times the table's rows the one has that is only planned."""
+
     def repeated(self, repeat: int | None) -> Sizes:
         return self if repeat is None else dataclasses.replace(self, repeat=repeat, heavy_repeat=repeat)
 
@@ -54,6 +57,7 @@ SIZES = {
         skewed=100_000,
         heavy=20_000,
         heavy_repeat=2,
+        huge=10,
     ),
     "usual": Sizes(
         name="usual",
@@ -67,6 +71,7 @@ SIZES = {
         skewed=1_000_000,
         heavy=60_000,
         heavy_repeat=3,
+        huge=20,
     ),
     "full": Sizes(
         name="full",
@@ -80,5 +85,6 @@ SIZES = {
         skewed=1_000_000,
         heavy=100_000,
         heavy_repeat=5,
+        huge=100,
     ),
 }

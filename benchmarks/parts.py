@@ -14,5 +14,6 @@ PARTS = {
     "processes": "benchmarks.processes",
     "queues": "benchmarks.queues",
     "cloudtasks": "benchmarks.cloudtasks",
+    "launching": "benchmarks.launching",
     "scale": "benchmarks.scale",
 }

@@ -11,17 +11,20 @@ _NUMBERS = {"postgresql": "generate_series(1, {rows}) AS n"}
 _RECURSION = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {rows}) "
 
 
-def _fill(vendor: str, rows: int, offset: int) -> str:
+def _fill(vendor: str, rows: int, offset: int, width: int) -> str:
     table = connection.ops.quote_name(Item._meta.db_table)
     recursion = "" if vendor in _NUMBERS else _RECURSION.format(rows=rows)
     name = _NAME.get(vendor, "'Item number ' || n")
     source = _NUMBERS.get(vendor, "numbers").format(rows=rows)
-    values = f"SELECT n + {offset}, {name}, NULL, n % 1000, '{'x' * 120}' FROM {source}"
+    values = f"SELECT n + {offset}, {name}, NULL, n % 1000, '{'x' * width}' FROM {source}"
     return f"INSERT INTO {table} (id, name, slug, counter, payload) {recursion}{values}"
 
 
-def rebuild(rows: int, *, sparse: int = 0, sparse_from: int = 10**12) -> None:
-    """Drop the table, fill it again with ids from 1, and with `sparse` more from far off; have the server settle."""
+def rebuild(rows: int, *, sparse: int = 0, sparse_from: int = 10**12, width: int = 120) -> None:
+    """Drop the table, fill it again with ids from 1, and with `sparse` more from far off; have the server settle.
+
+    `width`: bytes of each row besides what is worked at.
+    """
     forget_runs()
     with connection.schema_editor() as editor:
         if Item._meta.db_table in connection.introspection.table_names():
@@ -30,9 +33,9 @@ def rebuild(rows: int, *, sparse: int = 0, sparse_from: int = 10**12) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "mysql":
             cursor.execute(f"SET SESSION max_recursive_iterations = {rows + sparse + 1}")
-        cursor.execute(_fill(connection.vendor, rows, 0))
+        cursor.execute(_fill(connection.vendor, rows, 0, width))
         if sparse:
-            cursor.execute(_fill(connection.vendor, sparse, sparse_from))
+            cursor.execute(_fill(connection.vendor, sparse, sparse_from, width))
     settle()
     assert Item.objects.count() == rows + sparse
 

@@ -12,9 +12,9 @@ from typing import Any
 from django.db.models import QuerySet
 
 from massmigration import keys
-from massmigration.bisection import parting_keys
 from massmigration.estimates import estimate, is_huge
 from massmigration.keyset import Keyset
+from massmigration.parting import parting_keys
 
 MIN_SHARD_SIZE = 10_000
 """Rows below which cutting further costs more than it gains."""
