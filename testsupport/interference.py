@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,8 +70,8 @@ def wait_for_waiter(db_alias: str, timeout: float = 5) -> None:
                 cursor.execute(waiting[db_alias])
                 if cursor.fetchone():
                     found.set()
-                # MariaDB makes the table anew when nobody has read it for 100 ms.
-                time.sleep(0.02 if db_alias == "postgresql" else 0.12)
+                # MariaDB makes the table anew when nobody has read it for 100 ms, other tests' sessions included.
+                time.sleep(0.02 if db_alias == "postgresql" else random.uniform(0.12, 0.5))
 
     # In a session of its own: PostgreSQL shows a transaction the same activity all the time.
     elsewhere(look).join(timeout + 1)

@@ -89,5 +89,8 @@ TEMPLATES = [
     },
 ]
 
+MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
+"""Django 6.1 warns where it is missing; older ones do not know it."""
+
 # What a test gives to other processes.
 globals().update(json.loads(os.environ.get("MM_TEST_OVERRIDES", "{}"), object_hook=durations))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,7 +112,8 @@ def wait_until_blocked(db_alias: str) -> None:
             cursor.execute(question)
             if cursor.fetchone()[0]:
                 return
-        time.sleep(0.11)  # MariaDB looks again when nobody has asked for a tenth of a second
+        # MariaDB looks again when nobody has asked for a tenth of a second, other tests' sessions included.
+        time.sleep(random.uniform(0.11, 0.5))
     raise AssertionError("Nobody waits for a lock.")
 
 

@@ -41,6 +41,7 @@ CLOUD_TASKS_QUEUES = [{"name": "default"}]
 
 MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False
 MASSMIGRATION_TASK_QUEUE = "default"
+MASSMIGRATION_MAX_BATCH_SIZE = 100  # there is a middle to be killed in
 # The emulator does not run on App Engine, whose headers alone are believed.
 MASSMIGRATION_BACKEND_OPTIONS = {"verifier": "massmigration_djangae.auth.development"}
 

@@ -69,6 +69,7 @@ def test_a_project_in_order_has_no_messages():
     assert checks.check() == []
 
 
+@pytest.mark.django_db(databases="__all__")  # Django asks them what they can do
 def test_django_runs_them():
     with store.registered(make(allowed_db_aliases=["typo"])):
         assert "massmigration.E003" in ids(run_checks())

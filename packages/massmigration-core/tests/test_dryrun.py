@@ -1,5 +1,6 @@
 from functools import partial
 
+import django
 import pytest
 from django.core import mail
 from django.core.mail import send_mail
@@ -8,6 +9,7 @@ from django.db.models import F
 
 from massmigration.dryrun import dry_run
 from massmigration.exceptions import CannotDryRun, DatabaseNotAllowed, MigrationNotFound
+from massmigration.heldback import mail_held_back
 from massmigration.loader import store
 from massmigration.migrations import MapperMigration, SimpleMigration
 from massmigration.models import Event, MigrationRecord, ShardRecord
@@ -141,6 +143,19 @@ def test_mail_is_sent_again_after_a_dry_run(db_alias, items):
 
     send_mail("After", "", "from@example.org", ["to@example.org"])
 
+    assert [message.subject for message in mail.outbox] == ["After"]
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="Mailers are new in Django 6.1.")
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True)
+def test_mail_by_a_mailer_of_its_own_is_held_back_too(db_alias, settings):
+    settings.MAILERS = {"slow": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
+
+    with mail_held_back() as held:
+        mail.EmailMessage("Held", to=["to@example.org"]).send(using="slow")
+    mail.EmailMessage("After", to=["to@example.org"]).send(using="slow")
+
+    assert [message.subject for message in held] == ["Held"]
     assert [message.subject for message in mail.outbox] == ["After"]
 
 

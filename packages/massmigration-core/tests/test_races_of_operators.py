@@ -15,7 +15,7 @@ from testsupport.threads import PATIENCE, Gate, aside, held_at_commit, held_at_s
 
 CHECKPOINT = r"SET .cursor. ="
 BEGIN_BATCH = r"SET .fence. ="
-RELEASE = r"SET .lease_token. = NULL"
+RELEASE = r"SET .lease_token. = (NULL|%s), .lease_until. = (NULL|%s)"
 MOVE_ON = r"UPDATE .massmigration_migrationrecord. SET .(is_planned|status). ="
 INSERT_SHARDS = r"INSERT INTO .massmigration_shardrecord"
 

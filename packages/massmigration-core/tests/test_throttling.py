@@ -80,7 +80,6 @@ def test_a_throttle_is_told_of_the_batch(db_alias, throttled):
 
     assert [(batch.key, batch.db_alias, batch.rows, batch.workers) for batch in told] == [
         (KEY, db_alias, 10, 1),
-        (KEY, db_alias, 20, 1),
     ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,7 +12,9 @@ from django.core import mail
 from django.core.mail.backends.base import BaseEmailBackend
 
 _held: ContextVar[list[Any] | None] = ContextVar("massmigration_held_mail", default=None)
-_get_connection = mail.get_connection
+_lock = threading.Lock()
+_originals: list[tuple[Any, str, Any]] = []
+_holders = 0
 
 
 class _Holder(BaseEmailBackend):
@@ -23,18 +26,44 @@ class _Holder(BaseEmailBackend):
         return len(messages)
 
 
-def _get_connection_or_holder(*arguments: Any, **options: Any) -> Any:
-    return _Holder() if _held.get() is not None else _get_connection(*arguments, **options)
-
-
 @contextlib.contextmanager
 def mail_held_back() -> Iterator[list[Any]]:
     """Collect the mails that this thread would send through Django, instead of sending them."""
-    # Every mail asks for its connection by this name. Other threads go on to get real ones.
-    mail.get_connection = _get_connection_or_holder
     held: list[Any] = []
+    _replace()
     token = _held.set(held)
     try:
         yield held
     finally:
         _held.reset(token)
+        _put_back()
+
+
+def _replace() -> None:
+    """Every mail asks for its connection by one of these names. Other threads go on to get real ones."""
+    global _holders  # noqa: PLW0603
+    with _lock:
+        _holders += 1
+        if _holders > 1:
+            return
+        handler = getattr(mail, "MailersHandler", None)  # since Django 6.1
+        for owner, name in [(mail, "get_connection"), *([(handler, "create_connection")] if handler else [])]:
+            original = getattr(owner, name)
+            _originals.append((owner, name, original))
+            setattr(owner, name, _or_holder(original))
+
+
+def _put_back() -> None:
+    """Not before the last: Django warns of who else calls them."""
+    global _holders  # noqa: PLW0603
+    with _lock:
+        _holders -= 1
+        while not _holders and _originals:
+            setattr(*_originals.pop())
+
+
+def _or_holder(original: Callable[..., Any]) -> Callable[..., Any]:
+    def connection(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **options) if _held.get() is None else _Holder()
+
+    return connection

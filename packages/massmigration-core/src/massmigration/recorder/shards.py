@@ -195,9 +195,9 @@ def end_batch(claim: Claim, progress: Progress) -> Claim | None:
         ShardRecord.objects.using(claim.job.db_alias)
         .filter(pk=claim.pk, attempt_id=claim.job.attempt_id, fence=claim.fence + 1, lease_token=claim.token)
         .update(
-            **{name: F(name) + count for name, count in added.items() if count},
             cursor=progress.cursor,
             is_done=progress.is_done,
+            **{name: F(name) + count for name, count in added.items() if count},
             failed_in_a_row=progress.failed_in_a_row,
             batch_size=progress.batch_size,
             has_stayed=progress.has_stayed,
