@@ -41,7 +41,7 @@ def mail_held_back() -> Iterator[list[Any]]:
 
 def _replace() -> None:
     """Every mail asks for its connection by one of these names. Other threads go on to get real ones."""
-    global _holders  # noqa: PLW0603
+    global _holders
     with _lock:
         _holders += 1
         if _holders > 1:
@@ -55,7 +55,7 @@ def _replace() -> None:
 
 def _put_back() -> None:
     """Not before the last: Django warns of who else calls them."""
-    global _holders  # noqa: PLW0603
+    global _holders
     with _lock:
         _holders -= 1
         while not _holders and _originals:
