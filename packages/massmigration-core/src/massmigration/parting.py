@@ -19,7 +19,7 @@ from massmigration import keys
 from massmigration.estimates import explained_rows
 from massmigration.keyset import Keyset
 
-FINENESS = 8
+FINENESS = 2
 """Into how many slices a part falls, at least."""
 
 MAX_PROBES = 500
@@ -75,13 +75,14 @@ def _sliced(expected: Callable[[int, int], int], after: int, upper: int, finenes
 
 
 def _parted(slices: list[Slice], count: int) -> list[int]:
-    """The upper bounds of slices that come nearest to even parts, but for the last."""
+    """Where even parts end, but the last, if keys are dense within slices."""
     total = -sum(rows for rows, _, _ in slices)
+    last = max(high for _, _, high in slices)
     found: list[int] = []
     passed = 0.0
-    ordered = sorted(slices, key=lambda each: each[1])
-    for rows, _, high in ordered[:-1]:
+    for rows, low, high in sorted(slices, key=lambda each: each[1]):
+        while rows and len(found) < count - 1 and passed - rows >= (wanted := total * (len(found) + 1) / count):
+            key = low + max(int((high - low) * (wanted - passed) / -rows), 1)
+            found.append(min(key, high))
         passed -= rows
-        if passed >= total * (len(found) + 1) / count - total / (2 * FINENESS * count):
-            found.append(high)
-    return found[: count - 1]
+    return [key for key in dict.fromkeys(found) if key < last]
