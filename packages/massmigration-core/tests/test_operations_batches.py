@@ -10,6 +10,7 @@ from massmigration.models import ShardRecord
 from massmigration.operations import (
     AddFieldData,
     CopyFieldData,
+    DeleteModelData,
     MapFunctionOnObjects,
     OperationsMigration,
     RemoveFieldData,
@@ -106,3 +107,14 @@ def test_without_an_estimate_there_are_as_many_shards_as_usual(server_alias, mon
     run(monkeypatch, server_alias, COPIED)
 
     assert ShardRecord.objects.using(server_alias).count() == 8
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"), [("testapp.Call", True), ("testapp.Place", False)], ids=["alone", "not"]
+)
+def test_deleting_is_one_statement_where_nothing_refers_to_the_rows_and_nobody_listens(model, expected):
+    migration = type("Migration", (OperationsMigration,), {"operations": [DeleteModelData(model)]})("testapp", "9000_x")
+
+    (stage,) = migration.get_stages()
+
+    assert stage.is_statement is expected

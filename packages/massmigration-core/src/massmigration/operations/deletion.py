@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from django.db import DEFAULT_DB_ALIAS
 from django.db.models import Manager, Model, QuerySet
+from django.db.models.deletion import Collector
 
 from massmigration.definitions.stages import Stage
 from massmigration.operations.base import DataOperation, also_known_as
@@ -57,10 +59,9 @@ class DeleteModelData(DataOperation):
                 return given(rows)
             return rows if given is None else given.all()
 
+        is_statement = not self.cascade or _is_alone(model)
         return [
-            self.mapped(
-                context, get_queryset, operation_batch=self._delete, is_statement=not self.cascade, empties=True
-            )
+            self.mapped(context, get_queryset, operation_batch=self._delete, is_statement=is_statement, empties=True)
         ]
 
     def confirmation(self, context: Context) -> str:
@@ -73,3 +74,8 @@ class DeleteModelData(DataOperation):
             queryset.delete()
         else:
             queryset._raw_delete(db_alias)
+
+
+def _is_alone(model: type[Model]) -> bool:
+    """Whether nothing refers to its rows and nobody listens, so that Django deletes them by one statement."""
+    return Collector(using=DEFAULT_DB_ALIAS).can_fast_delete(model._base_manager.all())
