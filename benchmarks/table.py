@@ -6,6 +6,9 @@ from django.db import connection
 
 from benchmarks.benchapp.models import Item
 
+AT_ONCE = 1_000_000
+"""Rows inserted by one statement, whose numbers MariaDB makes in a temporary table."""
+
 _NAME = {"mysql": "CONCAT('Item number ', n)"}
 _NUMBERS = {"postgresql": "generate_series(1, {rows}) AS n"}
 _RECURSION = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {rows}) "
@@ -32,8 +35,9 @@ def rebuild(rows: int, *, sparse: int = 0, sparse_from: int = 10**12, width: int
         editor.create_model(Item)
     with connection.cursor() as cursor:
         if connection.vendor == "mysql":
-            cursor.execute(f"SET SESSION max_recursive_iterations = {rows + sparse + 1}")
-        cursor.execute(_fill(connection.vendor, rows, 0, width))
+            cursor.execute(f"SET SESSION max_recursive_iterations = {AT_ONCE + sparse + 1}")
+        for start in range(0, rows, AT_ONCE):
+            cursor.execute(_fill(connection.vendor, min(AT_ONCE, rows - start), start, width))
         if sparse:
             cursor.execute(_fill(connection.vendor, sparse, sparse_from, width))
     settle()

@@ -208,6 +208,7 @@ class MariaDB(Server):
     def prepare(self, run: RunFolder) -> None:
         super().prepare(run)
         if self._binary:
+            (self.folder / "tmp").mkdir(exist_ok=True)  # servers that share one delete each other's tables
             make = [on_path("mariadb-install-db"), "--no-defaults", f"--datadir={self.folder / 'data'}"]
             settings = ["--auth-root-authentication-method=normal", "--skip-test-db"]
             self._making = Process([*make, *settings], self.folder, death_signal=signal.SIGKILL)
@@ -218,7 +219,7 @@ class MariaDB(Server):
         super().launch()
 
     def command(self) -> Sequence[object]:
-        places = {"datadir": "data", "socket": "socket", "pid-file": "pid"}
+        places = {"datadir": "data", "tmpdir": "tmp", "socket": "socket", "pid-file": "pid"}
         return [
             self.binary,
             "--no-defaults",

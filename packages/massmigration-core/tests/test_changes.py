@@ -155,6 +155,8 @@ def test_a_file_that_is_only_looked_at_is_not_written(value):
     obj = everything(file=value, integer=1)
 
     assert changed(obj, ["file", "integer"], lambda obj: setattr(obj, "integer", bool(obj.file) + 5)) == ["integer"]
+    assert changed(obj, ["file"], lambda obj: str(obj.file)) == []
+    assert changed(everything(file=value), ["file"], lambda obj: str(obj.file)) == []
 
 
 def test_a_file_that_is_replaced_is_written():

@@ -102,7 +102,7 @@ class Changes:
         # The usual cases first: this is done for every row.
         if is_plain and after == before and kinds == [*map(type, after)]:
             return
-        is_whole = is_plain and len(before) == 1 and after != before
+        is_whole = len(before) == 1 and after != before
         changed = self._fields if is_whole else self._differing(before, after)
         if changed and self._self_setting:
             for field in self._self_setting:
