@@ -208,7 +208,7 @@ class MariaDB(Server):
     def prepare(self, run: RunFolder) -> None:
         super().prepare(run)
         if self._binary:
-            run.make(f"{self.folder.name}/tmp")  # servers that share one delete each other's tables
+            run.make(f"{self.folder.name}/tmp", is_for_server=True)  # servers that share one delete each other's tables
             make = [on_path("mariadb-install-db"), "--no-defaults", f"--datadir={self.folder / 'data'}"]
             settings = ["--auth-root-authentication-method=normal", "--skip-test-db"]
             self._making = Process([*make, *settings], self.folder, death_signal=signal.SIGKILL)
