@@ -15,6 +15,7 @@ from celery._state import _tls, set_default_app
 from celery.backends.redis import RedisBackend
 from celery.contrib.testing.worker import start_worker
 from kombu import pools
+from kombu.asynchronous import set_event_loop
 
 
 class Client(Celery):
@@ -64,3 +65,4 @@ def worker_of(app: Celery) -> Iterator[None]:
             yield
     finally:
         signals.setup_logging.disconnect(leave_alone)
+        set_event_loop(None)  # Celery 5.3's next worker of this process would take the old timer along

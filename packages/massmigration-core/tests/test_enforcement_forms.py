@@ -31,11 +31,16 @@ def is_async(request):
     return request.param == "async"
 
 
+@async_to_sync
+async def fetched(client):
+    return await client.get("/")
+
+
 @pytest.fixture
 def visit(is_async, settings):
     def get(view):
         settings.ROOT_URLCONF = type("Urls", (), {"urlpatterns": [path("", view.as_view())]})
-        return (async_to_sync(AsyncClient().get) if is_async else Client().get)("/")
+        return fetched(AsyncClient()) if is_async else Client().get("/")
 
     return get
 

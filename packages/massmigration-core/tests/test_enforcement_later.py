@@ -109,7 +109,9 @@ def test_a_job_of_rq_is_tried_again_until_it_is_applied(db_alias, redis_url):
     logging.getLogger("rq.worker").disabled = True
     rq.SimpleWorker([queue], connection=connection).work(burst=True)
 
-    assert (job.get_status(), job.return_value(), len(tries)) == ("finished", 42, 3)
+    knows_retries = hasattr(rq.Worker, "handle_job_retry")  # since RQ 2
+    expected = ("finished", 42, 3) if knows_retries else ("failed", None, 1)
+    assert (job.get_status(), job.return_value(), len(tries)) == expected
 
 
 def test_elsewhere_it_raises(db_alias, app):

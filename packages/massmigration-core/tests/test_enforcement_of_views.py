@@ -37,9 +37,14 @@ def visit(request, settings):
         settings.ROOT_URLCONF = type("Urls", (), {"urlpatterns": [path("", view)]})
         if request.param == "sync":
             return Client(**options).get("/")
-        return async_to_sync(AsyncClient(**options).get)("/")
+        return fetched(AsyncClient(**options))
 
     return get
+
+
+@async_to_sync
+async def fetched(client):
+    return await client.get("/")
 
 
 class Plain(View):

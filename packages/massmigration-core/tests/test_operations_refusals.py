@@ -77,7 +77,7 @@ WRONG = {
     "no namespace": (CopyModelDataToNamespace("people.Person", ""), "to_namespace = '' must be a text"),
     "function without argument": (MapFunctionOnObjects("people.Person", lambda: 1), "it must take one argument"),
     "no function": (MapFunctionOnEntities("people.Person", 7), "it is no function"),
-    "update_fields that is a text": (MapFunctionOnObjects("people.Person", print, "nick"), "must be a list of names"),
+    "update_fields that is a text": (MapFunctionOnObjects("people.Person", len, "nick"), "must be a list of names"),
     "unknown update_fields": (MapFunctionOnObjects("people.Person", repr, ["x"]), "has no field 'x'"),
     "on_error": (AddFieldData("people.Person", "age", 1, on_error="x"), "on_error = 'x' is not possible"),
     "batch_size": (AddFieldData("people.Person", "age", 1, batch_size=0), "batch_size = 0 is not possible"),

@@ -109,6 +109,17 @@ def test_a_shard_is_not_claimed_for_another_attempt(race):
     assert shards.claim(job, "first") is not None
 
 
+def test_a_claim_knows_what_the_stages_other_shards_have_found_out(race):
+    job = race.claimable()
+    beside = race.shards.get()
+    beside.pk, beside.index, beside.batch_size, beside.has_stayed = None, beside.index + 1, 70, True
+    beside.save(force_insert=True)
+
+    claim = shards.claim(job, "first")
+
+    assert (claim.batch_size, claim.has_stayed) == (70, True)
+
+
 def test_only_the_owner_releases_a_shard(race, claim):
     assert not shards.release(stale(claim, ["token"]), wait=LEASE)
     assert shards.claim(claim.job, "second") is None

@@ -72,7 +72,7 @@ class CeleryBackend(BaseBackend):
     def hard_time_limit(self) -> dt.timedelta | None:
         names = ("time_limit", "soft_time_limit")
         limits = [getattr(whose, name, None) for whose in (tasks.job, tasks.this_worker) for name in names]
-        limits += [self.options.get(name) for name in names]
+        limits += [self.options.get(name) for name in names] + [current_app.conf[f"task_{name}"] for name in names]
         return min((dt.timedelta(seconds=limit) for limit in limits if limit), default=None)
 
     def check(self) -> Iterator[CheckMessage]:
