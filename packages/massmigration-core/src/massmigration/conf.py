@@ -33,7 +33,7 @@ class Settings:
     """Rows in a shard's first batch; later batches adapt."""
 
     MAX_BATCH_SIZE: int = 20_000
-    """No batch of objects grows beyond this: nothing is gained above 5000 rows but memory used."""
+    """No batch of objects grows beyond this. A batch is in memory as a whole."""
 
     MAX_SET_SIZE: int = 50_000
     """No batch of a set-based operation grows beyond this."""
