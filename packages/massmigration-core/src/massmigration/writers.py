@@ -1,6 +1,6 @@
 """Writes a batch's changed values in one statement, as each engine does it fastest.
 
-Measured for 2000 rows and one column, as a ratio to one raw UPDATE of the same rows, with reading: PostgreSQL unnest 2.3,
+Measured for 2000 rows and one column, as a ratio to one raw UPDATE of the same rows: PostgreSQL unnest 2.3,
 MariaDB join on VALUES 2.7, SQLite executemany 5.3; `bulk_update` 15 to 77.
 """
 

@@ -1,7 +1,7 @@
 """Makes objects of the rows of a batch, for models that Django makes in no special way.
 
-Django takes 2.4 us to make an object of a row that it has read, mostly in `Model.__init__`, which knows nothing of where
-its values come from; this takes 0.7 us (SQLite, three columns). The objects and the SQL are the same.
+Django takes 2.4 us to make an object of a row that it has read, mostly in `Model.__init__`, which knows nothing of
+where its values come from; this takes 0.7 us (SQLite, three columns). The objects and the SQL are the same.
 """
 
 from __future__ import annotations
