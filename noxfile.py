@@ -18,8 +18,9 @@ THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 OLDEST_TYPED_PYTHON = (3, 11)
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
-DJANGOS = ["4.2", "5.2", "6.0", "6.1"]
-PAIRS = [(python, django) for python in PYTHONS for django in DJANGOS if django < "6" or python >= "3.12"]
+# With the Pythons that the release notes of each name.
+DJANGOS = {"4.2": PYTHONS[:3], "5.2": PYTHONS, "6.0": PYTHONS[2:], "6.1": PYTHONS[2:]}
+PAIRS = [(python, django) for django, pythons in DJANGOS.items() for python in pythons]
 LOWEST = [
     "Django==4.2.*",
     "celery==5.3.*",
