@@ -11,6 +11,7 @@ from massmigration.backends.base import AdminAction
 from massmigration.backends.dummy import DummyBackend
 from massmigration.migrations import SimpleMigration
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
+from massmigration.operations import DeleteModelData, OperationsMigration
 from massmigration.states import Status
 from testsupport.adhoc import register
 
@@ -37,6 +38,10 @@ class Offering(DummyBackend):
 class Once(SimpleMigration):
     def operation(self, db_alias):
         pass
+
+
+class Emptying(OperationsMigration):
+    operations = [DeleteModelData("testapp.Item")]
 
 
 @pytest.fixture(autouse=True)
@@ -255,12 +260,31 @@ def test_what_was_never_launched_is_launched_from_a_page_of_its_own(db_alias, bu
     client = client_with("view", "run")
 
     page = client.get(address(ADD, db_alias)).content.decode()
-    response = client.post(address(ADD, db_alias), {"key": KEY, **button})
+    response = client.post(address(ADD, db_alias), {"key": KEY, "confirmed": "yes", **button})
 
     assert f'<option value="{KEY}">' in page
     assert said(response) == [("success", f"{KEY} was {text} on {db_alias}.")]
     assert status_of(db_alias) == status
     assert f'<option value="{KEY}">' not in client.get(address(ADD, db_alias)).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("button", "question"),
+    [({}, "It deletes all rows of testapp.Item"), ({"_fake": ""}, "Says that it is applied without running it.")],
+    ids=["launch", "fake"],
+)
+def test_what_cannot_be_taken_back_is_asked_first(db_alias, monkeypatch, button, question):
+    register(monkeypatch, Emptying)
+    client = client_with("view", "run")
+
+    page = client.post(address(ADD, db_alias), {"key": KEY, **button}).content.decode()
+
+    assert question in page
+    fields = {"key": KEY, **button, "confirmed": "yes"}
+    assert all(f'<input type="hidden" name="{name}" value="{value}">' in page for name, value in fields.items())
+    assert not MigrationRecord.objects.using(db_alias).exists()
+    client.post(address(ADD, db_alias), fields)
+    assert MigrationRecord.objects.using(db_alias).exists()
 
 
 @pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])

@@ -8,6 +8,7 @@ from massmigration import api
 from massmigration.definitions.stages import OnceStage
 from massmigration.migrations import BaseMigration, MapperMigration
 from massmigration.models import MigrationRecord
+from massmigration.operations import DeleteModelData, OperationsMigration
 from massmigration.states import Status
 from testsupport.adhoc import register
 from testsupport.drawn import KEY, get, make, text_of
@@ -34,6 +35,10 @@ class Saving(MapperMigration):
 
     def operation(self, obj, db_alias):
         obj.save()
+
+
+class Emptying(OperationsMigration):
+    operations = [DeleteModelData("testapp.Item")]
 
 
 class NotAtomic(BaseMigration):
@@ -92,6 +97,31 @@ def test_a_dry_run_shows_each_field_before_and_after_and_keeps_nothing(client, d
     assert "all 20 would take" in page
     assert not Item.objects.using(db_alias).exclude(slug=None).exists()
     assert not MigrationRecord.objects.using(db_alias).exists()
+
+
+@pytest.mark.parametrize("path", ["run", "give"])
+def test_what_cannot_be_taken_back_starts_when_its_name_is_typed(client, db_alias, monkeypatch, path):
+    register(monkeypatch, Emptying)
+    address = reverse(f"massmigration_{path}", args=[*(["launch"] if path == "give" else []), KEY, db_alias])
+
+    page = text_of(client.get(address))
+    refused = [client.post(address, data) for data in ({}, {"typed": "yes"}, {"typed": "9000_adhoc", "seen": "else"})]
+
+    assert "It deletes all rows of testapp.Item, and what refers to them. This cannot be taken back." in page
+    assert "Type <b>9000_adhoc</b> to confirm:" in page
+    assert ["Nothing was done:" in text_of(response) for response in refused] == [True] * 3
+    assert not MigrationRecord.objects.using(db_alias).exists()
+    client.post(address, {"typed": "9000_adhoc", "seen": ""})
+    assert MigrationRecord.objects.using(db_alias).get().status == Status.QUEUED
+
+
+def test_an_emptying_migration_is_restarted_with_its_own_warning(client, db_alias, monkeypatch):
+    register(monkeypatch, Emptying)
+    make(db_alias, Status.FAILED)
+
+    page = text_of(client.get(reverse("massmigration_give", args=["restart", KEY, db_alias])))
+
+    assert "It deletes all rows of testapp.Item, and what refers to them." in page
 
 
 @only_sqlite

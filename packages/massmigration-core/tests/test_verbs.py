@@ -71,7 +71,7 @@ def by_admin(verb, db_alias):
     client.force_login(User.objects.create_superuser("ann"))
     is_recorded = MigrationRecord.objects.using(db_alias).exists()
     if verb == "launch" or not is_recorded:
-        data = {"key": KEY, **({"_fake": ""} if verb == "fake" else {})}
+        data = {"key": KEY, "confirmed": "yes", **({"_fake": ""} if verb == "fake" else {})}
         response = client.post(f"{reverse(ADD)}?db={db_alias}", data)
     else:
         data = {"action": verb, "_selected_action": KEY, "confirmed": "yes"}

@@ -44,7 +44,7 @@ def of_backend(action: AdminAction) -> Action:
     def perform(model_admin: Any, request: HttpRequest, queryset: QuerySet[MigrationRecord]) -> HttpResponse | None:
         keys = list(queryset.values_list("pk", flat=True))
         if action.asks and CONFIRMED not in request.POST:
-            return _ask(model_admin, request, keys, name_of(action), action.label, action.description)
+            return _ask_of_selected(model_admin, request, keys, name_of(action), action.label, action.description)
         try:
             with actors.acting(_actor(request), source="page"):
                 for text in api.perform_backend_action(action.name, keys, alias_of(request)):
@@ -77,7 +77,7 @@ def _of_verb(verb: Verb) -> Action:
     def perform(model_admin: Any, request: HttpRequest, queryset: QuerySet[MigrationRecord]) -> HttpResponse | None:
         keys = list(queryset.values_list("pk", flat=True))
         if verb.is_grave and CONFIRMED not in request.POST:
-            return _ask(model_admin, request, keys, verb.name, LABELS[verb.name], QUESTIONS[verb.name])
+            return _ask_of_selected(model_admin, request, keys, verb.name, LABELS[verb.name], QUESTIONS[verb.name])
         give(request, verb, keys, alias_of(request))
         return None
 
@@ -87,20 +87,31 @@ def _of_verb(verb: Verb) -> Action:
     return perform
 
 
-def _ask(
+def _ask_of_selected(
     model_admin: Any, request: HttpRequest, keys: Sequence[str], action: str, label: Any, description: Any
 ) -> HttpResponse:
+    fields = [(ACTION_CHECKBOX_NAME, key) for key in keys] + [("action", action)]
+    return ask(model_admin, request, keys, label, description, fields)
+
+
+def ask(
+    model_admin: Any,
+    request: HttpRequest,
+    keys: Sequence[str],
+    label: Any,
+    description: Any,
+    fields: Sequence[tuple[str, str]],
+) -> HttpResponse:
+    """The page that asks; what it sends then are `fields`, and `CONFIRMED`."""
     context = {
         **model_admin.admin_site.each_context(request),
         "opts": model_admin.opts,
         "title": label,
         "description": description,
-        "action": action,
         "keys": keys,
         "db_alias": alias_of(request),
         "list_url": request.get_full_path(),
-        "checkbox_name": ACTION_CHECKBOX_NAME,
-        "confirmed": CONFIRMED,
+        "fields": [*fields, (CONFIRMED, "yes")],
     }
     return TemplateResponse(request, TEMPLATE, context)
 

@@ -19,10 +19,13 @@ from django.utils.translation import gettext_lazy as _
 from massmigration import api, overview
 from massmigration.admin import actions
 from massmigration.admin.databases import PARAMETER, DatabaseFilter, ReadOnlyAdmin, alias_of
+from massmigration.loader import store
 from massmigration.models import MigrationRecord, ShardRecord
-from massmigration.verbs import VERBS
+from massmigration.verbs import VERBS, Verb
 from massmigration.views import words
 from massmigration.views.access import outside_transactions
+from massmigration.views.buttons import LABELS, QUESTIONS
+from massmigration.views.targets import confirmation_of
 
 if TYPE_CHECKING:
     TabularInline = admin.TabularInline[ShardRecord, MigrationRecord]
@@ -134,8 +137,11 @@ class MigrationRecordAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         db_alias = alias_of(request)
         if request.method == "POST":
-            verb = VERBS["fake" if "_fake" in request.POST else "launch"]
-            actions.give(request, verb, [request.POST.get("key", "")], db_alias)
+            verb, key = VERBS["fake" if "_fake" in request.POST else "launch"], request.POST.get("key", "")
+            if actions.CONFIRMED not in request.POST and (question := _question(verb, key)):
+                fields = [(name, request.POST[name]) for name in ("key", "_fake") if name in request.POST]
+                return actions.ask(self, request, [key], LABELS[verb.name], question, fields)
+            actions.give(request, verb, [key], db_alias)
             return HttpResponseRedirect(self._list("migrationrecord", **{PARAMETER: db_alias}))
         entries = overview.read(db_alias)
         context = {
@@ -171,6 +177,11 @@ class MigrationRecordAdmin(ReadOnlyAdmin):
     def _list(self, model: str, **query: str) -> str:
         address = reverse(f"admin:massmigration_{model}_changelist", current_app=self.admin_site.name)
         return f"{address}?{urlencode(query)}"
+
+
+def _question(verb: Verb, key: str) -> str:
+    """What is to be confirmed before a migration without a record is given the verb; empty: nothing."""
+    return str(QUESTIONS[verb.name]) if verb.is_grave else confirmation_of(store.by_key.get(key))
 
 
 def _failed(count: int) -> str:

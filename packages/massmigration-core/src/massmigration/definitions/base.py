@@ -102,7 +102,7 @@ class BaseMigration:
     def confirmation(self) -> str:
         """What an operator is to confirm before it is launched, as sentences; empty: nothing.
 
-        For migrations whose effect cannot be taken back. Commands ask; calls of the API do not.
+        For migrations whose effect cannot be taken back. Commands, pages and the admin ask; calls of the API do not.
         """
         return ""
 

@@ -55,6 +55,12 @@ class Button:
     verb: Verb
     is_shown: bool
 
+    asks: bool
+    """Is the migration's name to be typed first?"""
+
+    warning: str = ""
+    """What the migration itself wants confirmed."""
+
     @property
     def label(self) -> Any:
         return LABELS[self.verb.name]
@@ -66,9 +72,14 @@ class Button:
 
 def of_target(request: HttpRequest, target: Target) -> list[Button]:
     """All that who asks may ever press; those that have no meaning now are not shown."""
-    return [Button(verb=verb, is_shown=target.suits(verb)) for verb in target.verbs(request)]
+    return [_of(verb, target) for verb in target.verbs(request)]
 
 
 def of_verb(name: str, target: Target) -> Button:
     """That of one verb."""
-    return Button(verb=VERBS[name], is_shown=target.suits(VERBS[name]))
+    return _of(VERBS[name], target)
+
+
+def _of(verb: Verb, target: Target) -> Button:
+    warning = target.confirmation if verb.sends and target.asks(verb) else ""
+    return Button(verb=verb, is_shown=target.suits(verb), asks=target.asks(verb), warning=warning)

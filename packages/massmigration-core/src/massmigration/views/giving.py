@@ -12,6 +12,7 @@ from massmigration.exceptions import MassMigrationError
 from massmigration.verbs import VERBS
 from massmigration.views import buttons, frame, noting, words
 from massmigration.views.access import page, require
+from massmigration.views.confirming import is_confirmed
 from massmigration.views.detail import header
 from massmigration.views.targets import Target, find
 
@@ -29,7 +30,7 @@ def give(request: HttpRequest, verb: str, key: str, db_alias: str) -> HttpRespon
     target = find(key, db_alias)
     if request.method != "POST":
         return _ask(request, verb, target)
-    if VERBS[verb].is_grave and not _is_confirmed(request, target):
+    if target.asks(VERBS[verb]) and not is_confirmed(request, target):
         return _ask(request, verb, target)
     text = buttons.DONE[verb] % {"key": key, "db": db_alias}
     try:
@@ -54,25 +55,6 @@ def to_detail(target: Target) -> HttpResponse:
     if not is_left:
         return HttpResponseRedirect(reverse("massmigration_manage"))
     return HttpResponseRedirect(reverse("massmigration_detail", args=[target.key, target.db_alias]))
-
-
-def _is_confirmed(request: HttpRequest, target: Target) -> bool:
-    """The name was typed, and the migration is as it was when the form was drawn."""
-    typed = request.POST.get("typed", "").strip()
-    if typed not in (target.name, target.key):
-        messages.error(
-            request,
-            gettext("Nothing was done: type %(name)s to confirm; what was typed is %(typed)r.")
-            % {"name": target.name, "typed": typed},
-        )
-        return False
-    if request.POST.get("seen", "") != target.seen:
-        messages.error(
-            request,
-            gettext("Nothing was done: the migration has changed since the page was drawn. Look at it again."),
-        )
-        return False
-    return True
 
 
 def _ask(request: HttpRequest, verb: str, target: Target) -> HttpResponse:

@@ -18,6 +18,7 @@ from massmigration.states import Status
 from massmigration.verbs import VERBS
 from massmigration.views import buttons, forecast, frame, noting, trying
 from massmigration.views.access import page
+from massmigration.views.confirming import is_confirmed
 from massmigration.views.detail import dependencies, header
 from massmigration.views.targets import Target, find
 
@@ -38,6 +39,8 @@ def run(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
 
 
 def _start(request: HttpRequest, target: Target) -> HttpResponse:
+    if target.asks(VERBS["launch"]) and not is_confirmed(request, target):
+        return _show(request, target, None)
     try:
         api.launch(target.key, target.db_alias)
     except MassMigrationError as error:
@@ -77,7 +80,7 @@ def _show(request: HttpRequest, target: Target, trial: dict[str, Any] | None) ->
         "dependencies": needed,
         "missing": [each for each in needed if each["badge"].state not in (Status.APPLIED, "faked")],
         "refusal": _refusal(target),
-        "can_start": target.suits(VERBS["launch"]),
+        "button": buttons.of_verb("launch", target),
         "trial": trial,
         "size": trial["size"] if trial else SIZE,
         "max_size": MAX_SIZE,

@@ -11,6 +11,7 @@ from django.utils.translation import gettext
 
 from massmigration import stalling
 from massmigration.definitions.base import BaseMigration
+from massmigration.exceptions import MassMigrationError
 from massmigration.loader import store
 from massmigration.models import Event, MigrationRecord
 from massmigration.progress import Look, look
@@ -57,6 +58,15 @@ class Target:
         return self.key.partition(":")[2] or self.key
 
     @property
+    def confirmation(self) -> str:
+        """What is to be confirmed before it is launched, as sentences; empty: nothing."""
+        return confirmation_of(self.migration)
+
+    def asks(self, verb: Verb) -> bool:
+        """Whether its name must be typed first, because what the verb does cannot be taken back."""
+        return verb.is_grave or (verb.name == "launch" and bool(self.confirmation))
+
+    @property
     def seen(self) -> str:
         """What a form carries, to tell whether the migration has changed since it was drawn."""
         return f"{self.record.attempt_id} {self.status}" if self.record else ""
@@ -77,6 +87,14 @@ class Target:
     def verbs(self, request: HttpRequest) -> list[Verb]:
         """What who asks may do to it, whenever it has a meaning. Launching has a page of its own."""
         return [verb for verb in VERBS.values() if verb.name != "launch" and may(request, verb.permission)]
+
+
+def confirmation_of(migration: BaseMigration | None) -> str:
+    """What it wants confirmed before it is launched; empty: nothing."""
+    try:
+        return migration.confirmation if migration else ""
+    except MassMigrationError:  # launching says so, and does nothing
+        return ""
 
 
 def find(key: str, db_alias: str, *, is_history: bool = False) -> Target:
