@@ -19,6 +19,9 @@ DUMMY = "massmigration.backends.dummy.DummyBackend"
         ("LEASE", 60, "a timedelta above zero"),
         ("LEASE", dt.timedelta(), "a timedelta above zero"),
         ("BATCH_DURATION", dt.timedelta(seconds=-1), "a timedelta above zero"),
+        ("THROTTLE", "shop.throttle", "a list of callables, or of dotted paths of such that can be imported"),
+        ("THROTTLE", ["no.such.thing"], "a list of callables, or of dotted paths of such that can be imported"),
+        ("THROTTLE", ["os.path"], "a list of callables, or of dotted paths of such that can be imported"),
         ("RECORD_CACHE_TIMEOUT", -1, "a timedelta or a number of seconds, not negative"),
         ("RECORD_CACHE_TIMEOUT", None, "a timedelta or a number of seconds, not negative"),
         ("RECORD_CACHE_TIMEOUT", dt.timedelta(-1), "a timedelta or a number of seconds, not negative"),
@@ -96,3 +99,12 @@ def test_w003_an_unknown_setting(settings, name, near):
     assert message.id == "massmigration.W003"
     assert message.msg == f"There is no setting MASSMIGRATION_{name}."
     assert message.hint == f"Did you mean MASSMIGRATION_{near}?"
+
+
+def test_e006_a_task_queue_that_is_no_text(settings):
+    settings.MASSMIGRATION_BACKEND = DUMMY
+    settings.MASSMIGRATION_TASK_QUEUE = 3
+
+    (message,) = checks.check()
+
+    assert message.msg == "MASSMIGRATION_TASK_QUEUE is 3; it must be a text or None."

@@ -98,3 +98,13 @@ def test_a_throttle_that_raises_slows_and_is_logged(db_alias, throttled, caplog,
 
     assert MigrationRecord.objects.using(db_alias).get().status == Status.APPLIED
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_throttle_that_is_not_there_slows_and_is_logged(db_alias, throttled, settings, caplog, monkeypatch):
+    monkeypatch.setattr("massmigration.executor.throttle.SHORT", dt.timedelta(0))
+    settings.MASSMIGRATION_THROTTLE = ["no.such.throttle"]
+
+    throttled(lambda batch: None)
+
+    assert MigrationRecord.objects.using(db_alias).get().status == Status.APPLIED
+    assert f"Throttle 'no.such.throttle' of migration {KEY} raised." in caplog.text

@@ -15,6 +15,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.db import connections
+from django.utils.module_loading import import_string
 
 from massmigration.backends import handler
 from massmigration.backends.base import BaseBackend, problem_of_actions
@@ -194,6 +195,11 @@ def _problem_of_setting(name: str, value: Any) -> str:
         seconds = value.total_seconds() if isinstance(value, dt.timedelta) else value
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         return "" if is_number and seconds >= 0 else "a timedelta or a number of seconds, not negative"
+    if name == "THROTTLE":
+        is_list = isinstance(value, (list, tuple)) and all(map(_can_be_called, value))
+        return "" if is_list else "a list of callables, or of dotted paths of such that can be imported"
+    if name == "TASK_QUEUE":
+        return "" if value is None or isinstance(value, str) else "a text or None"
     if isinstance(default, dt.timedelta):
         return "" if isinstance(value, dt.timedelta) and value > dt.timedelta() else "a timedelta above zero"
     if isinstance(default, bool):
@@ -206,6 +212,13 @@ def _problem_of_setting(name: str, value: Any) -> str:
     if isinstance(default, dict):
         return "" if isinstance(value, dict) else "a dict"
     return ""
+
+
+def _can_be_called(given: Any) -> bool:
+    try:
+        return callable(import_string(given) if isinstance(given, str) else given)
+    except ImportError:
+        return False
 
 
 def _check_stages(migration: BaseMigration) -> Iterator[CheckMessage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from django.utils.module_loading import import_string
 
@@ -26,7 +26,7 @@ class Throttle:
 
     def __init__(self, stage: Stage, job: Job) -> None:
         self._job = job
-        self._throttles = [*_imported(settings.THROTTLE), *stage.throttle]
+        self._throttles = [*settings.THROTTLE, *stage.throttle]
 
     def wait(self, rows: int, seconds: float) -> dt.timedelta:
         """How long to wait after a batch of `rows` that took `seconds`."""
@@ -42,12 +42,13 @@ class Throttle:
         return max(_ask(throttle, batch) for throttle in self._throttles)
 
 
-def _ask(throttle: Callable[[Passed], dt.timedelta | None], batch: Passed) -> dt.timedelta:
-    """What a throttle says; one that raises slows the work down rather than stopping it."""
+def _ask(given: str | Callable[[Passed], dt.timedelta | None], batch: Passed) -> dt.timedelta:
+    """What a throttle says; one that raises, or is not there, slows the work down rather than stopping it."""
     try:
+        throttle = import_string(given) if isinstance(given, str) else given
         return throttle(batch) or dt.timedelta(0)
     except Exception:
-        logger.exception("Throttle %r of migration %s raised.", throttle, batch.key)
+        logger.exception("Throttle %r of migration %s raised.", given, batch.key)
         return SHORT
 
 
@@ -56,9 +57,3 @@ def sleep(duration: dt.timedelta, stop_requested: Callable[[], bool]) -> None:
     until = time.monotonic() + duration.total_seconds()
     while (left := until - time.monotonic()) > 0 and not stop_requested():
         time.sleep(min(left, 0.2))
-
-
-def _imported(
-    throttles: Iterable[str | Callable[[Passed], dt.timedelta | None]],
-) -> list[Callable[[Passed], dt.timedelta | None]]:
-    return [import_string(item) if isinstance(item, str) else item for item in throttles]
