@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
+
+from django.db import transaction
 
 from massmigration import actors
 from massmigration.clock import DatabaseNow
 from massmigration.models import Event
+
+logger = logging.getLogger(__name__)
 
 NOT_SENT = "not sent"
 """The verb of the event that tells of a job which the queue did not take."""
@@ -36,6 +41,8 @@ def add(
         to_status=to_status,
         detail=detail,
     )
+    if actor:  # workers log what they do themselves
+        _log(db_alias, key, verb, actor, to_status)
 
 
 def add_all(
@@ -60,9 +67,18 @@ def add_all(
         )
         for key, detail in details.items()
     )
+    for key in details:
+        _log(db_alias, key, verb, actor, to_status)
 
 
 def not_sent(db_alias: str, key: str, attempt_id: uuid.UUID | str) -> str:
     """Why the queue did not take the last job of an attempt, if nothing has happened since; else empty."""
     last = Event.objects.using(db_alias).filter(key=key, attempt_id=attempt_id).order_by("-pk").first()
     return last.detail if last is not None and last.verb == NOT_SENT else ""
+
+
+def _log(db_alias: str, key: str, verb: str, actor: str, to_status: str) -> None:
+    """Once it is committed."""
+    status = f" It is {to_status}." if to_status else ""
+    line = f"Migration {key} on database {db_alias}: {verb} by {actor}.{status}"
+    transaction.on_commit(lambda: logger.info(line), using=db_alias)
