@@ -1,11 +1,17 @@
 import logging
 
 import pytest
-from django.db.models import Count, F
+from django.db.models import CharField, Count, F, Func, Window
+from django.db.models.functions import RowNumber
 
 from massmigration.exceptions import BadQuerySet
 from massmigration.querysets import can_lock_directly, is_joined, prepare
 from testsupport.testapp.models import Diner, Person, Place, Profile, Restaurant
+
+
+class Several(Func):
+    function = "unnest"
+    set_returning = True
 
 
 def prepared(queryset, db_alias="default", **options):
@@ -22,6 +28,14 @@ REFUSED = {
     "values": (lambda: Place.objects.values("name"), "values() or values_list(), but operations are given objects"),
     "values_list": (lambda: Place.objects.values_list("pk", flat=True), "values() or values_list()"),
     "dates": (lambda: Place.objects.values_list("pk", "n", named=True), "values() or values_list()"),
+    "window": (
+        lambda: Place.objects.annotate(place=Window(RowNumber(), order_by="name")),
+        "window functions, which would count anew in each batch",
+    ),
+    "filtered window": (
+        lambda: Place.objects.filter(pk__gt=Window(RowNumber(), order_by="name")),
+        "window functions, which would count anew in each batch",
+    ),
     "distinct-on": (lambda: Place.objects.order_by("name").distinct("name"), "distinct() with fields"),
 }
 
@@ -35,6 +49,12 @@ def test_what_cannot_be_paged_is_refused_with_the_reason(kind):
 
     assert str(caught.value).startswith("get_queryset() of migration 'testapp:0001' returned ")
     assert words in str(caught.value)
+
+
+def test_window_functions_in_a_subquery_are_allowed():
+    numbered = Place.objects.annotate(place=Window(RowNumber(), order_by="name"))
+
+    assert prepared(Place.objects.filter(pk__in=numbered.values("pk"))).model is Place
 
 
 def test_a_manager_will_do():
@@ -122,8 +142,10 @@ def test_related_rows_are_left_unlocked_where_the_engine_can_tell_them_apart(ser
         (lambda: Place.objects.filter(n=1), False),
         (lambda: Profile.objects.filter(place_id=1), False),
         (lambda: Place.objects.filter(tag__name="a"), True),
+        (lambda: Place.objects.extra(tables=["testapp_tag"]), True),
+        (lambda: Place.objects.annotate(part=Several("name", output_field=CharField())), True),
     ],
-    ids=["own-column", "own-foreign-key", "many-to-many"],
+    ids=["own-column", "own-foreign-key", "many-to-many", "extra-table", "set-returning"],
 )
 def test_a_join_is_seen(queryset, expected):
     assert is_joined(queryset()) == expected

@@ -10,6 +10,7 @@ from django.db.models import Manager, QuerySet
 from django.db.models.query import ModelIterable
 
 from massmigration.exceptions import BadQuerySet
+from massmigration.keyset import Keyset
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +58,28 @@ def _refusal(queryset: QuerySet[Any]) -> str | None:
         return f"a {query.combinator} of querysets, which cannot be paged. Filter with Q objects instead."
     if not issubclass(queryset._iterable_class, ModelIterable):
         return "values() or values_list(), but operations are given objects. Use only() to fetch fewer columns."
+    if _has_window(queryset):
+        return (
+            "window functions, which would count anew in each batch. Put them into a subquery: "
+            "filter(pk__in=<this queryset>.values('pk')), or annotate with a Subquery."
+        )
     if query.distinct_fields:
         return "distinct() with fields, which decides by its ordering what to leave out. Use distinct() without fields."
     return None
 
 
+def _has_window(queryset: QuerySet[Any]) -> bool:
+    query: Any = queryset.query
+    return query.where.contains_over_clause or any(
+        getattr(annotation, "contains_over_clause", False) for annotation in query.annotations.values()
+    )
+
+
 def is_joined(queryset: QuerySet[Any]) -> bool:
-    """Whether its conditions reach into other tables, so that an object may be in it more than once."""
-    query = queryset.query
+    """Whether it reaches into other tables, or makes rows of one, so that an object may be in it more than once."""
+    query: Any = queryset.query
+    if query.extra_tables or any(getattr(each, "set_returning", False) for each in query.annotations.values()):
+        return True
     joins = (alias for alias, table in query.alias_map.items() if getattr(table, "join_type", None))
     return any(query.alias_refcount[alias] for alias in joins)  # one that Django found it can do without has none
 
@@ -87,6 +102,19 @@ def lock(queryset: QuerySet[Any]) -> QuerySet[Any]:
     of = ("self", *_parent_links(queryset.model)) if features.has_select_for_update_of else ()
     # Others may go on to refer to the rows by foreign keys, where the engine can tell that lock apart.
     return queryset.select_for_update(of=of, no_key=features.has_select_for_no_key_update)
+
+
+def hold(queryset: QuerySet[Any]) -> None:
+    """Lock a queryset's own rows until the transaction ends: what is then read of them stays true so long."""
+    model = queryset.model
+    if not connections[queryset.db].features.has_select_for_update:
+        return
+    if not can_lock_directly(queryset):
+        queryset = model._base_manager.using(queryset.db).filter(pk__in=queryset.order_by().values("pk"))
+    keyset = Keyset.of(model)
+    rows = queryset.order_by(*keyset.fields)
+    # Django locks no table of which nothing is selected, such as a parent's when only keys are.
+    list(lock(rows if model._meta.parents else keyset.rows(rows)))
 
 
 def _parent_links(model: Any) -> list[str]:
