@@ -13,7 +13,7 @@ from massmigration.migrations import MapperMigration
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
 from testsupport.adhoc import IMMEDIATE, launch, register
-from testsupport.testapp.models import Diner, Everything, Item, Place, Tag
+from testsupport.testapp.models import Diner, Everything, Item, Person, Place, Tag
 
 LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.timezone.utc)
 
@@ -167,6 +167,31 @@ def test_a_foreign_key_is_seen_to_change_through_its_object():
     obj = everything(place_id=1)
 
     assert changed(obj, ["place"], lambda obj: setattr(obj, "place", Place(pk=2))) == ["place"]
+
+
+def test_a_related_object_that_is_saved_after_it_was_assigned_is_a_change(db_alias):
+    person = Person.objects.using(db_alias).create(name="Ann")
+    writes = Writes()
+
+    def move(obj):
+        obj.home = Place(name="new")
+        obj.home.save(using=db_alias)
+
+    Changes(Person, ["home"], name="x").operate(person, move, writes)
+    writes.flush(db_alias)
+
+    assert Person.objects.using(db_alias).get().home.name == "new"
+
+
+def test_a_related_object_that_is_not_saved_is_refused_and_empties_nothing(db_alias):
+    home = Place.objects.using(db_alias).create(name="old")
+    person = Person.objects.using(db_alias).create(name="Ann", home=home)
+
+    def move(obj):
+        obj.home = Place(name="new")
+
+    with pytest.raises(ValueError, match="unsaved related object 'home'"):
+        Changes(Person, ["home"], name="x").operate(person, move, Writes())
 
 
 def test_an_expression_is_a_change():

@@ -87,6 +87,7 @@ class Changes:
         self._attnames = [field.attname for field in self._fields]
         self._missing = [_MISSING] * len(self._fields)
         # auto_now and the like set themselves when a row is saved.
+        self._relations = [field for field in self._fields if field.is_relation]
         self._self_setting = [field for field in self._fields if type(field).pre_save is not Field.pre_save]
 
     def operate(self, obj: Model, operation: Callable[[Any], None], writes: Writes) -> None:
@@ -98,6 +99,9 @@ class Changes:
         if not is_plain:
             before = [_kept(value) for value in before]
         operation(obj)
+        if self._relations and obj._state.fields_cache:
+            # As save() does: one that was assigned before it was saved has its key only now, or must not be lost.
+            obj._prepare_related_fields_for_save(operation_name="save", fields=self._relations)  # type: ignore[attr-defined]
         after = [*map(loaded.get, self._attnames, self._missing)]
         # The usual cases first: this is done for every row.
         if is_plain and after == before and kinds == [*map(type, after)]:
