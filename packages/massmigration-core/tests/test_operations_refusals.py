@@ -27,6 +27,15 @@ from massmigration.verbs import VERBS
 from testsupport.adhoc import IMMEDIATE, register
 from testsupport.people.models import Person, Town
 
+
+async def asynchronous(obj):
+    pass
+
+
+def yielding(obj):
+    yield
+
+
 WRONG = {
     "unknown model": (AddFieldData("people.Nobody", "x", 1), "there is no model 'people.Nobody'"),
     "unknown app": (AddFieldData("nobody.Person", "x", 1), "there is no model 'nobody.Person'"),
@@ -76,6 +85,12 @@ WRONG = {
     ),
     "no namespace": (CopyModelDataToNamespace("people.Person", ""), "to_namespace = '' must be a text"),
     "function without argument": (MapFunctionOnObjects("people.Person", lambda: 1), "it must take one argument"),
+    "asynchronous function": (
+        MapFunctionOnObjects("people.Person", asynchronous),
+        "it is asynchronous, or has a yield: a call would run nothing of it",
+    ),
+    "function with a yield": (MapFunctionOnEntities("people.Person", yielding), "it is asynchronous, or has a yield"),
+    "asynchronous value": (AddFieldData("people.Person", "nick", asynchronous), "it is asynchronous, or has a yield"),
     "no function": (MapFunctionOnEntities("people.Person", 7), "it is no function"),
     "update_fields that is a text": (MapFunctionOnObjects("people.Person", len, "nick"), "must be a list of names"),
     "unknown update_fields": (MapFunctionOnObjects("people.Person", repr, ["x"]), "has no field 'x'"),

@@ -16,6 +16,7 @@ from massmigration.operations.context import Context
 from massmigration.operations.insertion import Insertion
 from massmigration.operations.lookup import all_rows, find_model
 from massmigration.operations.namespaces import Place
+from massmigration.querysets import hold
 
 
 class _Copy(DataOperation):
@@ -45,6 +46,9 @@ class _Copy(DataOperation):
 
         def operation_batch(queryset: QuerySet[Any], db_alias: str) -> None:
             place = self.place(context, target, db_alias)
+            if atomic:
+                # What is deleted or edited here and there meanwhile would be missed there, where it is not yet.
+                hold(queryset)
             Insertion(target, place, columns, overwrite=self.overwrite).insert(queryset, db_alias)
 
         def end(db_alias: str) -> None:

@@ -13,6 +13,7 @@ from massmigration.definitions.stages import Stage
 from massmigration.operations.base import DataOperation, also_known_as
 from massmigration.operations.context import Context
 from massmigration.operations.lookup import all_rows
+from massmigration.querysets import hold
 
 
 class DeleteModelData(DataOperation):
@@ -70,10 +71,13 @@ class DeleteModelData(DataOperation):
         return f"It deletes {which} of {self.subject(context)._meta.label}{others}."
 
     def _delete(self, queryset: QuerySet[Any], db_alias: str) -> None:
-        if self.cascade:
-            queryset.delete()
-        else:
+        if not self.cascade:
             queryset._raw_delete(db_alias)
+            return
+        if not _is_alone(queryset.model):
+            # Django reads what it deletes first; meanwhile, nobody is to edit a row out of the queryset.
+            hold(queryset)
+        queryset.delete()
 
 
 def _is_alone(model: type[Model]) -> bool:

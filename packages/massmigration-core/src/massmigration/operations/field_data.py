@@ -10,6 +10,7 @@ from django.db import connections
 from django.db.models import F, Field, Model, QuerySet
 from django.db.models.fields import NOT_PROVIDED
 
+from massmigration import calling
 from massmigration.definitions.stages import Stage
 from massmigration.operations import ghosts
 from massmigration.operations.base import DataOperation, also_known_as
@@ -23,6 +24,9 @@ from massmigration.operations.lookup import (
     find_field,
     find_writable,
 )
+
+_USUAL = (str, int, float, Model, type(None))
+"""Kinds of values of which it need not be asked whether they are still to be run."""
 
 
 class _FieldData(DataOperation):
@@ -85,6 +89,8 @@ class AddFieldData(_FieldData):
 
         def assign(obj: Model, db_alias: str) -> None:
             found = by_object(obj)
+            if not isinstance(found, _USUAL):
+                calling.refuse_unrun(by_object, found)
             setattr(obj, field.name if isinstance(found, Model) else field.attname, found)
 
         return [self.mapped(context, get_queryset, operation=assign, update_fields=[field.name])]
@@ -123,6 +129,8 @@ class AddFieldData(_FieldData):
     def _check_callable(self, context: Context, given: Callable[..., Any]) -> None:
         try:
             inspect.signature(given).bind(object())
+            if calling.is_unrun(given):
+                raise TypeError("it is asynchronous, or has a yield: a call would run nothing of it")
         except (TypeError, ValueError) as error:
             raise self.refusal(
                 context,

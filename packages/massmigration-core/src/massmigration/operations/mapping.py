@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.models import Field, Model, QuerySet
 
+from massmigration import calling
 from massmigration.definitions.stages import Stage
 from massmigration.exceptions import BadMigrationFile
 from massmigration.operations.base import DataOperation, also_known_as
@@ -27,6 +28,8 @@ class _MapFunction(DataOperation):
             if not callable(self.function):
                 raise TypeError("it is no function")
             inspect.signature(self.function).bind(object())
+            if calling.is_unrun(self.function):
+                raise TypeError("it is asynchronous, or has a yield: a call would run nothing of it")
         except (TypeError, ValueError) as error:
             raise self.refusal(
                 context,
@@ -65,7 +68,9 @@ class MapFunctionOnObjects(_MapFunction):
             find_writable(self, context, model, name)
 
         def operation(obj: Model, db_alias: str) -> None:
-            self.function(obj)
+            answer = self.function(obj)
+            if answer is not None:
+                calling.refuse_unrun(self.function, answer)
 
         return [
             self.mapped(context, lambda db_alias: all_rows(model, db_alias), operation=operation, update_fields=names)
@@ -119,18 +124,29 @@ class MapFunctionOnEntities(_MapFunction):
         def get_queryset(db_alias: str) -> QuerySet[Any]:
             return all_rows(model, db_alias)
 
+        attributes = {str(field.column): field.attname for field in own}
+        table = model._meta.db_table
+
         def operation(obj: Model, db_alias: str) -> None:
-            row = {str(field.column): obj.__dict__[field.attname] for field in own}
-            entity = Entity(row, kind=model._meta.db_table, key=obj.pk, db_alias=db_alias)
-            self.function(entity)
-            unknown = entity.keys() - {field.column for field in own}
-            if unknown:
+            values = obj.__dict__
+            entity = Entity(
+                {column: values[name] for column, name in attributes.items()},
+                kind=table,
+                key=obj.pk,
+                db_alias=db_alias,
+            )
+            answer = self.function(entity)
+            if answer is not None:
+                calling.refuse_unrun(self.function, answer)
+            if unknown := entity.keys() - attributes.keys():
                 raise BadMigrationFile(
-                    f"The function set {', '.join(map(repr, sorted(unknown)))}, for which table "
-                    f"{model._meta.db_table!r} has no column that can be written."
+                    f"The function set {', '.join(map(repr, sorted(unknown)))}, for which table {table!r} has no "
+                    "column that can be written."
                 )
-            for field in own:
-                setattr(obj, field.attname, entity.get(str(field.column)))
+            for column, name in attributes.items():
+                value = entity.get(column)
+                if value is not values[name]:
+                    setattr(obj, name, value)
 
         names = [field.name for field in own]
         return [self.mapped(context, get_queryset, operation=operation, update_fields=names)]
