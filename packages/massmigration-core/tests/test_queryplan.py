@@ -1,7 +1,7 @@
 import pytest
 from django.db import connections
 
-from massmigration import hazards, queryplan
+from massmigration import estimates, hazards, queryplan
 from massmigration.queryplan import Access
 from massmigration.querysets import prepare
 from testsupport.testapp.models import Awkward, Item, Restaurant
@@ -55,6 +55,12 @@ def test_sorts_and_scans_are_known_by_what_the_engines_say(told, access):
 
 def test_an_empty_table_is_said_to_be_empty(db_alias):
     assert explain(Item.objects.using(db_alias), db_alias).access is Access.EMPTY
+
+
+@pytest.mark.parametrize("queryset", [Item.objects.none(), Item.objects.filter(pk__in=[])], ids=["none", "empty"])
+def test_what_can_have_no_row_is_said_to_be_empty_and_expected_to_be(items, db_alias, queryset):
+    assert explain(queryset.using(db_alias), db_alias).access is Access.EMPTY
+    assert not estimates.explained_rows(queryset.using(db_alias))
 
 
 @pytest.mark.parametrize("model", [Awkward, Restaurant])

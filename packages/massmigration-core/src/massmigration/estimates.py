@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections
 from django.db.models import Model, QuerySet
 
@@ -53,10 +54,13 @@ def explained_rows(queryset: QuerySet[Any]) -> int | None:
     """How many rows the planner expects of a query; None where it is not asked."""
     connection = connections[queryset.db]
     if connection.vendor == "postgresql":
-        (plan,) = json.loads(queryset.order_by().explain(format="json"))
-        return int(plan["Plan"]["Plan Rows"])
+        told = queryset.order_by().explain(format="json")
+        return int(json.loads(told)[0]["Plan"]["Plan Rows"]) if told else 0  # nothing: Django sees that there are none
     if connection.vendor == "mysql":
-        sql, params = queryset.order_by().query.get_compiler(queryset.db).as_sql()
+        try:
+            sql, params = queryset.order_by().query.get_compiler(queryset.db).as_sql()
+        except EmptyResultSet:
+            return 0
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN {sql}", params)
             names = [column[0] for column in cursor.description]

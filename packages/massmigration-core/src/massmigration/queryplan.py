@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections
 from django.db.models import QuerySet
 
@@ -41,7 +42,11 @@ def explain(queryset: QuerySet[Any]) -> QueryPlan:
     first = keyset.rows(keyset.page(queryset, None, None)).first()
     after = None if first is None else keys.encode(first)
     batch = keyset.page(queryset, after, None)[: settings.BATCH_SIZE]
-    sql = str(batch.query)
+    try:
+        sql, params = batch.query.get_compiler(queryset.db).as_sql()
+        sql = sql % params
+    except EmptyResultSet:
+        sql = ""
     if first is None:
         return QueryPlan(sql=sql, access=Access.EMPTY)
     vendor = connections[queryset.db].vendor
