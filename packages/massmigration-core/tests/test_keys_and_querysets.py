@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from django.db.models import Count, F
 
-from massmigration import sharding
+from massmigration import api, sharding
 from massmigration.exceptions import BadMigrationFile, BadQuerySet
 from massmigration.migrations import MapperMigration
 from massmigration.models import MigrationRecord, ShardRecord
@@ -32,6 +32,7 @@ from testsupport.testapp.models import (
 )
 
 ROWS = 7
+MANY = 1200
 DAY = dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)
 TEXTS = ["b", "A", "a b", "é", "%", "'", "Z"]
 Pair = keyed.composite()
@@ -208,6 +209,34 @@ def test_rows_with_keys_of_this_type_are_done_once(db_alias, tables, monkeypatch
     model.objects.using(db_alias).bulk_create(model(**values(number)) for number in range(ROWS))
 
     check_done_once(db_alias, monkeypatch, model.objects.all, ROWS)
+
+
+@pytest.mark.skipif(Pair is None, reason="Composite primary keys came with Django 5.2.")
+def test_more_keys_of_several_fields_than_a_condition_bears_are_done_once(db_alias, tables, monkeypatch):
+    class Migration(Counting):
+        batch_size = MANY
+        update_fields = ["n"]
+        on_error = "continue"
+        max_failures = None
+        is_broken = True
+
+        def get_queryset(self, db_alias):
+            return Pair.objects.distinct()
+
+        def operation(self, obj, db_alias):
+            obj.n = F("n") + 1 / (not self.is_broken or int(obj.right) % 50 == 0)
+
+    tables(Pair)
+    Pair.objects.using(db_alias).bulk_create(Pair(left=number, right=str(number)) for number in range(MANY))
+    key = register(monkeypatch, Migration)
+
+    failed = launch(key, db_alias)
+    monkeypatch.setattr(Migration, "is_broken", False)
+    api.retry(key, db_alias)
+
+    assert failed.last_error == f"{MANY - MANY // 50} failed objects"
+    assert MigrationRecord.objects.using(db_alias).get().status == Status.APPLIED
+    assert set(Pair.objects.using(db_alias).values_list("n", flat=True)) == {1}
 
 
 @pytest.mark.parametrize("shape", RELATED)

@@ -3,14 +3,18 @@ import threading
 import pytest
 from django.db import transaction
 from django.db.models import F
+from django.db.models.signals import pre_delete
 
 from massmigration.executor import batch
 from massmigration.migrations import MapperMigration
 from massmigration.models import FailedObject, ShardRecord
+from massmigration.operations import CopyModelData, DeleteModelData, OperationsMigration
+from massmigration.operations.insertion import Insertion
 from massmigration.states import Status
 from testsupport.adhoc import IMMEDIATE, launch, register
 from testsupport.interference import elsewhere, wait_for_waiter
-from testsupport.testapp.models import Item, Place
+from testsupport.people.models import Badge, Town
+from testsupport.testapp.models import Item, Place, Restaurant
 
 ROWS = 30
 
@@ -37,6 +41,14 @@ def edit(db_alias):
 
 def delete(db_alias):
     Place.objects.using(db_alias).filter(name="place 15").delete()
+
+
+class Unedited(OperationsMigration):
+    operations = [DeleteModelData("testapp.Place", lambda places: places.filter(n=0))]
+
+
+class Copying(OperationsMigration):
+    operations = [CopyModelData("people.Town", "people.Badge", fields=[], map={"label": "name"})]
 
 
 class Crossed(Places):
@@ -108,6 +120,86 @@ def test_locked_rows_keep_a_save_from_overwriting_an_edit(server_alias, monkeypa
     Crossed.other.join(10)
     place = Place.objects.using(server_alias).get(name="place 15")
     assert (place.n, place.note) == (7, "seen")
+
+
+@pytest.mark.parametrize("is_direct", [True, False], ids=["directly", "by-keys"])
+def test_the_rows_of_an_inherited_model_are_locked_in_its_parents_table_too(server_alias, monkeypatch, is_direct):
+    class Saving(crossed(edit)):
+        update_fields = None
+
+        def get_queryset(self, db_alias):
+            return Restaurant.objects.all() if is_direct else Restaurant.objects.filter(name__startswith="place")
+
+        def operation(self, obj, db_alias):
+            super().operation(obj, db_alias)
+            obj.save()
+
+    for number in range(ROWS):
+        Restaurant.objects.using(server_alias).create(name=f"place {number}")
+
+    record = launch(register(monkeypatch, Saving), server_alias)
+
+    Crossed.other.join(10)
+    place = Place.objects.using(server_alias).get(name="place 15")
+    assert record.status == Status.APPLIED
+    assert (place.n, place.note) == (7, "seen")
+
+
+class Crossing:
+    """Somebody who is to wait for the batch."""
+
+    def __init__(self, call):
+        self._call = call
+        self.thread = None
+        self.has_waited = False
+
+    def go(self, db_alias):
+        if self.thread is None:
+            self.thread = elsewhere(lambda: self._call(db_alias))
+            wait_for_waiter(db_alias)
+            self.has_waited = self.thread.is_alive()
+
+
+def test_a_row_that_is_about_to_be_deleted_is_not_edited_out_of_the_queryset(server_alias, monkeypatch):
+    """By what cascades, which Django reads first."""
+    make_places(server_alias)
+    crossing = Crossing(edit)
+
+    def interfere(**kwargs):
+        crossing.go(server_alias)
+
+    pre_delete.connect(interfere, sender=Place)
+    try:
+        record = launch(register(monkeypatch, Unedited), server_alias)
+    finally:
+        pre_delete.disconnect(interfere, sender=Place)
+
+    crossing.thread.join(10)
+    assert (record.status, record.last_error, crossing.has_waited) == (Status.APPLIED, "", True)
+    assert not Place.objects.using(server_alias).exists()
+
+
+def delete_both(db_alias):
+    Town.objects.using(db_alias).all().delete()
+    Badge.objects.using(db_alias).all().delete()
+
+
+def test_a_row_that_is_deleted_while_it_is_copied_is_deleted_from_the_copies_too(server_alias, monkeypatch):
+    Town.objects.using(server_alias).create(name="old")
+    crossing, insert = Crossing(delete_both), Insertion.insert
+
+    def interfered(self, queryset, db_alias):
+        insert(self, queryset, db_alias)
+        crossing.go(server_alias)
+
+    monkeypatch.setattr(Insertion, "insert", interfered)
+
+    record = launch(register(monkeypatch, Copying), server_alias)
+
+    crossing.thread.join(10)
+    assert (record.status, record.last_error, crossing.has_waited) == (Status.APPLIED, "", True)
+    assert not Town.objects.using(server_alias).exists()
+    assert not Badge.objects.using(server_alias).exists()
 
 
 class Unseen(MapperMigration):

@@ -13,9 +13,9 @@ from massmigration.definitions.stages import MappedStage
 from massmigration.exceptions import KeyChanged
 from massmigration.executor.changes import Changes, Writes
 from massmigration.executor.loading import loaded_plainly
-from massmigration.executor.work import MappedWork, Portion
+from massmigration.executor.work import KEYS_AT_ONCE, MappedWork, Portion
 from massmigration.keys import Key
-from massmigration.querysets import can_lock_directly, is_joined, lock
+from massmigration.querysets import can_lock_directly, hold, is_joined, lock
 from massmigration.recorder.shards import Claim
 
 
@@ -40,6 +40,8 @@ class ObjectWork(MappedWork):
 
     def _fetch_by_keys(self, claim: Claim, page: QuerySet[Any], limit: int) -> Portion:
         """Where the queryset itself cannot be locked: page its keys, lock the base rows, read through it again."""
+        if len(self._keyset.fields) > 1:  # each key is a condition of its own
+            limit = min(limit, KEYS_AT_ONCE)
         return self._of_keys(claim, list(self._keyset.rows(page)[:limit]), limit, may_lock=True)
 
     def _of_keys(self, claim: Claim, found: list[Key], limit: int, *, may_lock: bool) -> Portion:
@@ -60,8 +62,7 @@ class ObjectWork(MappedWork):
 
     def _portion_among(self, among: Q, *, may_lock: bool) -> Portion:
         if may_lock and self._stage.lock_rows:
-            base = self._queryset.model._base_manager.using(self._db_alias).filter(among)
-            list(lock(self._identity.rows(base.order_by(*self._keyset.fields))))
+            hold(self._queryset.model._base_manager.using(self._db_alias).filter(among))
         objects = self._once(self._queryset.filter(among).order_by(*self._keyset.fields))
         return Portion(last=None, count=len(objects), objects=objects, keys=self._keys(objects))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from massmigration import keys
 from massmigration.executor.changes import Writes
-from massmigration.executor.work import MappedWork, Portion, Work
+from massmigration.executor.work import KEYS_AT_ONCE, MappedWork, Portion, Work
 from massmigration.recorder import failures
 from massmigration.recorder.shards import Claim
 
@@ -23,6 +23,7 @@ class RedoWork(Work):
 
     def fetch(self, claim: Claim, limit: int, *, may_lock: bool) -> Portion:
         (after,), (upper,) = claim.after or [0], claim.upper or [0]
+        limit = min(limit, KEYS_AT_ONCE)
         self._page = failures.page(claim.job, after, upper, limit)
         found = [keys.decode(object_pk) for _, object_pk in self._page]
         portion = self._work.portion_of(found, may_lock=may_lock)
