@@ -59,6 +59,21 @@ def test_limits_that_were_set_by_others_are_restored(server_alias):
     connections[server_alias].close()
 
 
+def test_what_others_commit_is_read_whatever_the_projects_isolation_level(server_alias, monkeypatch):
+    if server_alias == "mariadb":
+        monkeypatch.setattr(connections[server_alias], "isolation_level", "repeatable read")
+        with connections[server_alias].cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+    with engine_transaction(server_alias):
+        before = Place.objects.using(server_alias).count()
+        elsewhere(lambda: Place.objects.using(server_alias).create(name="new")).join(10)
+        after = Place.objects.using(server_alias).count()
+    connections[server_alias].close()
+
+    assert (before, after) == (0, 1)
+
+
 def test_a_lock_is_waited_for_no_longer_than_asked(server_alias):
     with engine_transaction(server_alias, lock_wait=dt.timedelta(seconds=7)):
         assert ask(server_alias, LOCK).rstrip("s") == "7"

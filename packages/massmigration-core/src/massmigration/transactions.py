@@ -37,6 +37,7 @@ def engine_transaction(
     with contextlib.ExitStack() as stack:
         if connection.vendor == "mysql":
             stack.enter_context(_session_limits(connection, limits))
+            _read_committed(connection)
         with _begin_immediate(connection):
             stack.enter_context(transaction.atomic(using=db_alias, durable=True))
         if connection.vendor == "postgresql":
@@ -85,6 +86,16 @@ def _session_limits(connection: BaseDatabaseWrapper, limits: dict[str, int]) -> 
         with contextlib.suppress(DatabaseError):
             if limits and connection.connection is not None:
                 _restore(connection.cursor(), limits)
+
+
+def _read_committed(connection: BaseDatabaseWrapper) -> None:
+    """Let the next transaction read what is committed when it reads, as Django's default has it.
+
+    Else it would go on to read rows as they were when it began, even those that it had to wait for.
+    """
+    if getattr(connection, "isolation_level", None) != "read committed":
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 def _restore(cursor: CursorWrapper, limits: dict[str, int]) -> None:
