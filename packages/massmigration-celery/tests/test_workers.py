@@ -113,7 +113,10 @@ def test_operators_see_revoke_and_send_again_what_real_workers_have(server_alias
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 @postgresql
 def test_a_warm_shutdown_ends_jobs_with_their_batch(server_alias, redis_url, pool):
-    with fleet_of(server_alias, redis_url, pool, rows=ROWS, JOB_DURATION=600, LEASE=600, MAX_BATCH_SIZE=BATCH) as fleet:
+    # Threads would run each job that they have fetched already, for a batch.
+    conf = {"worker_prefetch_multiplier": 1}
+    short = {"JOB_DURATION": 600, "LEASE": 600, "MAX_BATCH_SIZE": BATCH}
+    with fleet_of(server_alias, redis_url, pool, rows=ROWS, conf=conf, **short) as fleet:
         (first,) = fleet.start(1, pause=4 * PAUSE)
         api.launch(KEY, server_alias)
         begun(fleet)
