@@ -159,12 +159,14 @@ def test_a_huge_table_is_cut_evenly_without_reading_it(server_alias, monkeypatch
 
 @pytest.mark.parametrize("db_alias", ["postgresql"], indirect=True)
 def test_a_huge_table_without_statistics_is_cut_by_walking(db_alias, monkeypatch):
-    make(db_alias, range(1, 1001))
     with connections[db_alias].cursor() as cursor:
+        cursor.execute("ALTER TABLE testapp_place SET (autovacuum_enabled = false)")
+        make(db_alias, range(1, 1001))
         cursor.execute("DELETE FROM pg_statistic WHERE starelid = 'testapp_place'::regclass")
-    monkeypatch.setattr(sharding, "is_huge", lambda queryset: True)
+        monkeypatch.setattr(sharding, "is_huge", lambda queryset: True)
 
-    found = sizes(db_alias, shards_of(Place.objects.using(db_alias), 4))
+        found = sizes(db_alias, shards_of(Place.objects.using(db_alias), 4))
+        cursor.execute("ALTER TABLE testapp_place RESET (autovacuum_enabled)")
 
     assert sum(found) == 1000
     assert max(found) <= 2 * 250

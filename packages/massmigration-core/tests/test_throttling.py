@@ -91,6 +91,15 @@ def test_the_settings_throttles_count_for_every_migration(db_alias, throttled, s
     assert delay == dt.timedelta(seconds=40)
 
 
+def test_a_throttle_may_be_given_by_its_path(db_alias, throttled, settings, monkeypatch):
+    monkeypatch.setattr("testsupport.adhoc.slow", lambda batch: dt.timedelta(seconds=50), raising=False)
+    settings.MASSMIGRATION_THROTTLE = ["testsupport.adhoc.slow"]
+
+    ((_, delay),) = throttled(lambda batch: None)
+
+    assert delay == dt.timedelta(seconds=50)
+
+
 def test_a_throttle_that_raises_slows_and_is_logged(db_alias, throttled, caplog, monkeypatch):
     monkeypatch.setattr("massmigration.executor.throttle.SHORT", dt.timedelta(0))
 
