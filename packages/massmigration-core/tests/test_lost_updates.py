@@ -13,7 +13,7 @@ from massmigration.operations.insertion import Insertion
 from massmigration.states import Status
 from testsupport.adhoc import IMMEDIATE, launch, register
 from testsupport.interference import elsewhere, wait_for_waiter
-from testsupport.people.models import Badge, Town
+from testsupport.people.models import Archived, Badge, Card, Person
 from testsupport.testapp.models import Item, Place, Restaurant
 
 ROWS = 30
@@ -45,10 +45,6 @@ def delete(db_alias):
 
 class Unedited(OperationsMigration):
     operations = [DeleteModelData("testapp.Place", lambda places: places.filter(n=0))]
-
-
-class Copying(OperationsMigration):
-    operations = [CopyModelData("people.Town", "people.Badge", fields=[], map={"label": "name"})]
 
 
 class Crossed(Places):
@@ -179,13 +175,22 @@ def test_a_row_that_is_about_to_be_deleted_is_not_edited_out_of_the_queryset(ser
     assert not Place.objects.using(server_alias).exists()
 
 
-def delete_both(db_alias):
-    Town.objects.using(db_alias).all().delete()
-    Badge.objects.using(db_alias).all().delete()
+COPIES = {
+    "statement": (Archived, {}),
+    "two steps": (Badge, {"fields": [], "map": {"label": "name"}}),
+    "objects": (Card, {"fields": [], "map": {"label": "name"}}),
+}
 
 
-def test_a_row_that_is_deleted_while_it_is_copied_is_deleted_from_the_copies_too(server_alias, monkeypatch):
-    Town.objects.using(server_alias).create(name="old")
+@pytest.mark.parametrize("way", COPIES)
+def test_a_row_that_is_deleted_while_it_is_copied_is_deleted_from_the_copies_too(server_alias, monkeypatch, way):
+    model, given = COPIES[way]
+    Person.objects.using(server_alias).create(name="old")
+
+    def delete_both(db_alias):
+        Person.objects.using(db_alias).all().delete()
+        model.objects.using(db_alias).all().delete()
+
     crossing, insert = Crossing(delete_both), Insertion.insert
 
     def interfered(self, queryset, db_alias):
@@ -193,13 +198,14 @@ def test_a_row_that_is_deleted_while_it_is_copied_is_deleted_from_the_copies_too
         crossing.go(server_alias)
 
     monkeypatch.setattr(Insertion, "insert", interfered)
+    migration = type("Migration", (OperationsMigration,), {"operations": [CopyModelData(Person, model, **given)]})
 
-    record = launch(register(monkeypatch, Copying), server_alias)
+    record = launch(register(monkeypatch, migration), server_alias)
 
     crossing.thread.join(10)
     assert (record.status, record.last_error, crossing.has_waited) == (Status.APPLIED, "", True)
-    assert not Town.objects.using(server_alias).exists()
-    assert not Badge.objects.using(server_alias).exists()
+    assert not Person.objects.using(server_alias).exists()
+    assert not model.objects.using(server_alias).exists()
 
 
 class Unseen(MapperMigration):

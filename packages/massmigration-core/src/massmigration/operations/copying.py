@@ -16,7 +16,6 @@ from massmigration.operations.context import Context
 from massmigration.operations.insertion import Insertion
 from massmigration.operations.lookup import all_rows, find_model
 from massmigration.operations.namespaces import Place
-from massmigration.querysets import hold
 
 
 class _Copy(DataOperation):
@@ -46,10 +45,8 @@ class _Copy(DataOperation):
 
         def operation_batch(queryset: QuerySet[Any], db_alias: str) -> None:
             place = self.place(context, target, db_alias)
-            if atomic:
-                # What is deleted or edited here and there meanwhile would be missed there, where it is not yet.
-                hold(queryset)
-            Insertion(target, place, columns, overwrite=self.overwrite).insert(queryset, db_alias)
+            # What is deleted or edited here and there meanwhile would be missed there, where it is not yet.
+            Insertion(target, place, columns, overwrite=self.overwrite, holds=atomic).insert(queryset, db_alias)
 
         def end(db_alias: str) -> None:
             sequences.catch_up(target, self.place(context, target, db_alias))
