@@ -3,6 +3,7 @@ import contextlib
 import pytest
 
 from massmigration import api, signals
+from massmigration.loader import store
 from testsupport.testapp.models import Item
 
 KEY = "testapp:0003_by_fields"
@@ -48,6 +49,31 @@ def test_a_failure_is_told_with_its_error(db_alias, told, monkeypatch):
     name, details = told[-1]
     assert name == "migration_failed"
     assert details["error"].startswith("ZeroDivisionError: division by zero")
+
+
+def test_a_migration_that_ends_with_failed_objects_is_told_with_their_number(db_alias, told, monkeypatch, caplog):
+    Item.objects.using(db_alias).bulk_create(Item(name=str(number)) for number in range(2))
+    migration = store.get(KEY)
+    monkeypatch.setattr(migration, "on_error", "continue")
+    monkeypatch.setattr(migration, "operation", lambda obj, db_alias: 1 / int(obj.name))
+
+    api.launch(KEY, db_alias)
+
+    name, details = told[-1]
+    assert (name, details["error"]) == ("migration_failed", "1 failed object")
+    line = f"Migration {KEY} on database {db_alias} failed: 1 failed object"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [line]
+
+
+def test_what_an_operator_does_is_logged_when_it_is_committed(db_alias, settings, caplog):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    caplog.set_level("INFO", logger="massmigration")
+    api.launch(KEY, db_alias, actor="ann")
+    api.pause(KEY, db_alias, actor="ben")
+
+    place = f"Migration {KEY} on database {db_alias}"
+    lines = [f"{place}: launch by ann. It is queued.", f"{place}: pause by ben. It is paused."]
+    assert [record.getMessage() for record in caplog.records] == lines
 
 
 def test_progress_is_told_with_the_objects_since_the_last_time(db_alias, told, monkeypatch, settings):

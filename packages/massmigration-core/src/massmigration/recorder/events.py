@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
+from functools import partial
 
 from django.db import transaction
 
@@ -80,5 +81,5 @@ def not_sent(db_alias: str, key: str, attempt_id: uuid.UUID | str) -> str:
 def _log(db_alias: str, key: str, verb: str, actor: str, to_status: str) -> None:
     """Once it is committed."""
     status = f" It is {to_status}." if to_status else ""
-    line = f"Migration {key} on database {db_alias}: {verb} by {actor}.{status}"
-    transaction.on_commit(lambda: logger.info(line), using=db_alias)
+    tell = partial(logger.info, "Migration %s on database %s: %s by %s.%s", key, db_alias, verb, actor, status)
+    transaction.on_commit(tell, using=db_alias)
