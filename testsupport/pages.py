@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from testsupport import showcase
-from testsupport.showcase import BLOCKED, FAILED, PAUSED, READY, RUNNING, STALLED
+from testsupport.showcase import BLOCKED, EMPTYING, FAILED, PAUSED, READY, RUNNING, STALLED
 
 
 def log_in(context: Any, site: str) -> None:
@@ -70,6 +70,7 @@ ADDRESSES = {
     "run": ("run", READY),
     "run-tried": ("run", READY),
     "run-blocked": ("run", BLOCKED),
+    "run-asking": ("run", EMPTYING),
     "run-broken": ("run", showcase.BROKEN),
     "failures": ("failures", FAILED),
     "failures-resolving": ("failures", FAILED),

@@ -15,6 +15,7 @@ from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
 from massmigration.migrations import MapperMigration, SimpleMigration
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
+from massmigration.operations import DeleteModelData, OperationsMigration
 from massmigration.recorder import resolving
 from massmigration.states import Status
 from testsupport.testapp.models import Item
@@ -27,6 +28,7 @@ READY, BLOCKED, APPLIED, CANCELLED, FAKED = (
     "shop:0003_old_stock",
     "shop:0002_currencies",
 )
+EMPTYING = "shop:0010_empty_baskets"
 GONE, BROKEN = "billing:0001_vat_numbers", "billing:0002_invoices"
 
 TRACEBACK = """Traceback (most recent call last):
@@ -55,6 +57,12 @@ class Once(SimpleMigration):
         pass
 
 
+class Emptying(OperationsMigration):
+    """Deletes the baskets that nobody came back for."""
+
+    operations = [DeleteModelData(Item)]
+
+
 @contextlib.contextmanager
 def shown(db_alias: str) -> Iterator[None]:
     """Migrations, their records on this database, and a superuser `admin`."""
@@ -63,6 +71,7 @@ def shown(db_alias: str) -> Iterator[None]:
     migrations = [_made(Once, APPLIED), _made(Once, FAKED)]
     migrations += [_made(Slugs, key) for key in (CANCELLED, RUNNING, STALLED, PAUSED, FAILED, READY)]
     migrations.append(_made(Slugs, BLOCKED, dependencies=[("shop", "0007_addresses")]))
+    migrations.append(_made(Emptying, EMPTYING))
     errors = dict(store.errors)
     with store.registered(*migrations):
         store.errors[BROKEN] = BadMigrationFile(
