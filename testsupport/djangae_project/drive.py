@@ -45,6 +45,12 @@ def wait(key, share, rows):
         time.sleep(0.2)
 
 
+def launch_and_wait(key, share, rows):
+    """In one process: while a second one starts, all may be done."""
+    assert launch(key) == ""
+    return wait(key, share, rows)
+
+
 def wait_until_ended(key):
     return wait(key, "inf", 1)
 

@@ -52,8 +52,7 @@ def kill_in_mid_work(project):
     """Run both migrations; return what is counted afterwards."""
     project.drive("prepare", ROWS)
     project.start()
-    assert project.drive("launch", MAPPER) == ""
-    assert project.drive("wait", MAPPER, 0.2, ROWS, timeout=PATIENCE)["status"] == "running"
+    assert project.drive("launch_and_wait", MAPPER, 0.1, ROWS, timeout=PATIENCE)["status"] == "running"
     project.server.kill()
     project.server.start()
     mapper = project.drive("wait_until_ended", MAPPER, timeout=STANDSTILL + PATIENCE)

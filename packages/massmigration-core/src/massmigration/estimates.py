@@ -53,16 +53,18 @@ def estimate(queryset: QuerySet[Any]) -> int:
 def explained_rows(queryset: QuerySet[Any]) -> int | None:
     """How many rows the planner expects of a query; None where it is not asked."""
     connection = connections[queryset.db]
-    if connection.vendor == "postgresql":
-        told = queryset.order_by().explain(format="json")
-        return int(json.loads(told)[0]["Plan"]["Plan Rows"]) if told else 0  # nothing: Django sees that there are none
-    if connection.vendor == "mysql":
-        try:
-            sql, params = queryset.order_by().query.get_compiler(queryset.db).as_sql()
-        except EmptyResultSet:
-            return 0
-        with connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN {sql}", params)
-            names = [column[0] for column in cursor.description]
-            return int(max(dict(zip(names, row, strict=True))["rows"] or 0 for row in cursor.fetchall()))
-    return None
+    if connection.vendor not in ("postgresql", "mysql"):
+        return None
+    try:
+        sql, params = queryset.order_by().query.get_compiler(queryset.db).as_sql()
+    except EmptyResultSet:
+        return 0
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
+            (told,) = cursor.fetchone()
+            (plan,) = json.loads(told) if isinstance(told, str) else told
+            return int(plan["Plan"]["Plan Rows"])
+        cursor.execute(f"EXPLAIN {sql}", params)
+        names = [column[0] for column in cursor.description]
+        return int(max(dict(zip(names, row, strict=True))["rows"] or 0 for row in cursor.fetchall()))
