@@ -151,13 +151,16 @@ def test_ctrl_c_only_stops_watching_what_runs_on_a_queue(db_alias, start):
     assert status(db_alias) == Status.QUEUED
 
 
-def test_a_killed_process_is_replaced_and_its_rows_are_done_once(server_alias, start):
+def test_a_killed_process_is_replaced_and_its_rows_are_done_once(server_alias, start, tmp_path):
     make_items(server_alias, 2 * ROWS)
-    process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.02)
+    hurry = tmp_path / "hurry"
+    process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.1, MM_TEST_HURRY=str(hurry))
     until(process, lambda: len(workers(server_alias)) == 2)
     (helper,) = set(workers(server_alias)) - {process.pid}
 
     os.kill(helper, signal.SIGKILL)
+    until(process, lambda: len(workers(server_alias)) == 3)
+    hurry.touch()
     code, stdout, _ = end_of(process)
 
     assert code == 0
