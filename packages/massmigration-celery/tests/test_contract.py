@@ -27,7 +27,7 @@ class TestCeleryBackend(BackendContract):
 
     def drain(self):
         # A message that a worker is just taking is nowhere for a moment.
-        wait_until(lambda: self.is_idle() and time.sleep(0.02) is None and self.is_idle())
+        wait_until(lambda: all(time.sleep(0.03) is None and self.is_idle() for _ in range(4)))
 
     def test_a_worker_in_this_process_leaves_logging_alone(self, caplog):
         logging.getLogger("massmigration").warning("Seen.")

@@ -1,3 +1,4 @@
+import datetime as dt
 import io
 import logging
 import re
@@ -11,6 +12,7 @@ from massmigration import api
 from massmigration.backends import handler
 from massmigration.clock import DatabaseNow
 from massmigration.loader import store
+from massmigration.management import bar
 from massmigration.migrations import MapperMigration
 from massmigration.models import Event, MigrationRecord
 from testsupport.oracle import make_items
@@ -74,7 +76,8 @@ def status_of(key, db_alias):
     [("testapp", NAME), ("testapp", "0003"), (KEY,), ("testapp:0003",)],
     ids=["name", "prefix", "key", "prefix of a key"],
 )
-def test_a_named_migration_is_run_to_its_end_and_reported(db_alias, arguments):
+def test_a_named_migration_is_run_to_its_end_and_reported(db_alias, arguments, monkeypatch):
+    monkeypatch.setattr(bar, "PLAIN_INTERVAL", 3600)
     make_items(db_alias, 1200)
 
     stdout, stderr = run(*arguments, database=db_alias)
@@ -259,7 +262,7 @@ def test_detach_is_refused_where_jobs_would_end_with_the_command(db_alias):
 def test_recover_sends_what_is_stuck_and_works_at_it(db_alias, two, settings):
     make_items(db_alias, 10)
     launch_elsewhere(settings, two[1].key, db_alias)
-    MigrationRecord.objects.using(db_alias).update(next_send_at=DatabaseNow())
+    MigrationRecord.objects.using(db_alias).update(next_send_at=DatabaseNow(-dt.timedelta(minutes=1)))
 
     stdout, _ = run(recover=True)
 
@@ -270,7 +273,7 @@ def test_recover_sends_what_is_stuck_and_works_at_it(db_alias, two, settings):
 def test_recover_leaves_the_work_to_the_workers_of_a_queue(db_alias, two, settings):
     settings.MASSMIGRATION_BACKEND = DUMMY
     api.launch(two[1].key, db_alias)
-    MigrationRecord.objects.using(db_alias).update(next_send_at=DatabaseNow())
+    MigrationRecord.objects.using(db_alias).update(next_send_at=DatabaseNow(-dt.timedelta(minutes=1)))
 
     stdout, _ = run(recover=True, database=db_alias)
 

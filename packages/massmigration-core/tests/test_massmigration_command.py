@@ -1,3 +1,4 @@
+import datetime as dt
 import io
 import re
 
@@ -166,7 +167,7 @@ def test_heal_sends_what_is_stuck_and_works_at_it(db_alias, settings):
     settings.MASSMIGRATION_BACKEND = DUMMY
     api.launch(KEY, db_alias)
     del settings.MASSMIGRATION_BACKEND
-    MigrationRecord.objects.using(db_alias).update(next_send_at=DatabaseNow())
+    MigrationRecord.objects.using(db_alias).update(next_send_at=DatabaseNow(-dt.timedelta(minutes=1)))
 
     told = run("heal", database=db_alias)
 

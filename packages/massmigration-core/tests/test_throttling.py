@@ -78,9 +78,8 @@ def test_a_throttle_is_told_of_the_batch(db_alias, throttled):
 
     throttled(told.append)
 
-    assert [(batch.key, batch.db_alias, batch.rows, batch.workers) for batch in told] == [
-        (KEY, db_alias, 10, 1),
-    ]
+    first = told[0]
+    assert (first.key, first.db_alias, first.rows, first.workers) == (KEY, db_alias, 10, 1)
 
 
 def test_the_settings_throttles_count_for_every_migration(db_alias, throttled, settings):

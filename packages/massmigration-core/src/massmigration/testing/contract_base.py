@@ -55,7 +55,7 @@ class ContractBase(ABC):
     @pytest.fixture
     def short_lease(self, settings: Any) -> None:
         """Bounds how long a job is held back whose shard another worker has."""
-        settings.MASSMIGRATION_LEASE = dt.timedelta(seconds=0.4)
+        settings.MASSMIGRATION_LEASE = dt.timedelta(seconds=1.5)
 
     def launch(self, key: str = MAPPED) -> None:
         api.launch(key, actor="code:contract")
