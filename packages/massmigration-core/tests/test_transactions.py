@@ -160,7 +160,7 @@ def test_on_sqlite_a_run_and_four_writers_never_find_the_database_locked(db_alia
             ended.wait(0.002)
 
     settings.MASSMIGRATION_BACKEND = IMMEDIATE
-    Place.objects.using(db_alias).bulk_create(Place(name="a") for _ in range(2000))
+    Place.objects.using(db_alias).bulk_create(Place(name="a") for _ in range(6000))
     writers = [elsewhere(write) for _ in range(4)]
 
     record = launch(register(monkeypatch, Counting), db_alias)
