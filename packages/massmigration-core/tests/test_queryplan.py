@@ -34,6 +34,7 @@ def test_the_primary_key_leads_to_each_batch(items, db_alias):
     assert [name.lower() for name in plan.indexes] == [
         {"default": "integer primary key", "postgresql": "testapp_item_pkey", "mariadb": "primary"}[db_alias]
     ]
+    assert connections[db_alias].ops.quote_name("testapp_item") in plan.sql
     assert "LIMIT 500" in plan.sql
 
 

@@ -86,8 +86,8 @@ class Changes:
         self._fields = tuple(writable(model, field_name, name=name) for field_name in names)
         self._attnames = [field.attname for field in self._fields]
         self._missing = [_MISSING] * len(self._fields)
-        # auto_now and the like set themselves when a row is saved.
         self._relations = [field for field in self._fields if field.is_relation]
+        # auto_now and the like set themselves when a row is saved.
         self._self_setting = [field for field in self._fields if type(field).pre_save is not Field.pre_save]
 
     def operate(self, obj: Model, operation: Callable[[Any], None], writes: Writes) -> None:
