@@ -1,14 +1,11 @@
-import datetime as dt
 import uuid
 
 import pytest
 from django.db import IntegrityError, connections
-from django.db.models import F, Value
-from django.db.models.functions import Concat, Upper
+from django.db.models.functions import Upper
 from django.db.models.signals import post_delete
 
 from massmigration import api
-from massmigration.definitions.stages import only_mapped
 from massmigration.exceptions import BadMigrationFile
 from massmigration.operations import (
     AddFieldData,
@@ -20,33 +17,15 @@ from massmigration.operations import (
     OperationsMigration,
     RemoveFieldData,
 )
-from testsupport.adhoc import IMMEDIATE, launch, register
-from testsupport.people.models import Archived, Badge, Card, Member, Person, Town, Visit
-
-ROWS = 30
+from testsupport.adhoc import IMMEDIATE, register
+from testsupport.people.models import Archived, Member, Person, Town, Visit
+from testsupport.people.rows import ROWS, make_people, run, values
 
 
 @pytest.fixture(autouse=True)
 def immediate(settings):
     settings.MASSMIGRATION_BACKEND = IMMEDIATE
     settings.MASSMIGRATION_BATCH_SIZE = 7
-
-
-def make_people(db_alias, count=ROWS, **fields):
-    """Every second has a colour."""
-    Person.objects.using(db_alias).bulk_create(
-        Person(**{"name": f"Person {index}", "favourite_colour": None if index % 2 else "red", **fields})
-        for index in range(count)
-    )
-
-
-def run(monkeypatch, db_alias, *operations, **attributes):
-    migration = type("Migration", (OperationsMigration,), {"operations": operations, **attributes})
-    return launch(register(monkeypatch, migration), db_alias)
-
-
-def values(db_alias, name, model=Person):
-    return list(model.objects.using(db_alias).order_by("pk").values_list(name, flat=True))
 
 
 def old_codes(db_alias):
@@ -228,6 +207,39 @@ def test_what_a_function_changes_in_an_entity_is_written(db_alias, monkeypatch):
     assert all((person.data, person.token) == ({"seen": True}, None) for person in people)
 
 
+async def later(obj):
+    raise AssertionError("Nothing runs this.")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        MapFunctionOnObjects("people.Person", lambda person: later(person)),
+        MapFunctionOnObjects("people.Person", lambda person: later(person), update_fields=["nick"]),
+        MapFunctionOnEntities("people.Person", lambda entity: later(entity)),
+        AddFieldData("people.Person", "nick", lambda person: later(person)),
+    ],
+    ids=["objects", "update_fields", "entities", "value"],
+)
+def test_a_function_that_turns_out_to_be_asynchronous_fails(db_alias, monkeypatch, operation):
+    make_people(db_alias, nick=None)
+
+    record = run(monkeypatch, db_alias, operation)
+
+    assert record.status == "failed"
+    assert "<lambda>() returned a coroutine, so nothing of it was run" in record.last_error
+    assert set(values(db_alias, "nick")) == {None}
+
+
+def test_a_value_can_come_from_what_python_cannot_look_into(db_alias, monkeypatch):
+    make_people(db_alias)
+
+    record = run(monkeypatch, db_alias, AddFieldData("people.Person", "nick", str))
+
+    assert record.status == "applied", record.last_error
+    assert values(db_alias, "nick") == values(db_alias, "name")
+
+
 def test_a_property_that_is_no_column_is_the_functions_error(db_alias, monkeypatch):
     make_people(db_alias, 1)
 
@@ -235,97 +247,6 @@ def test_a_property_that_is_no_column_is_the_functions_error(db_alias, monkeypat
 
     assert record.status == "failed"
     assert "set 'x', for which table 'people_person' has no column" in record.last_error
-
-
-def test_rows_are_copied_with_their_keys(db_alias, monkeypatch):
-    town = Town.objects.using(db_alias).create(name="Bonn")
-    make_people(db_alias, town=town, age=7, data={"a": [1, "ä"]})
-
-    record = run(monkeypatch, db_alias, CopyModelData("people.Person", "people.Archived"))
-
-    assert record.status == "applied", record.last_error
-    names = ["name", "nick", "favourite_colour", "token", "age", "data", "town", "n"]
-    copies = Archived.objects.using(db_alias).order_by("pk")
-    assert list(copies.values_list("pk", *names)) == list(
-        Person.objects.using(db_alias).order_by("pk").values_list("pk", *names)
-    )
-    assert set(values(db_alias, "reason", Archived)) == {"old"}
-    # The next key is beyond those that were copied.
-    assert Archived.objects.using(db_alias).create(name="new").pk > copies.filter(n=0).order_by("-pk")[1].pk
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_row_that_is_there_is_left_alone_or_overwritten(db_alias, monkeypatch, overwrite):
-    make_people(db_alias)
-    there = Person.objects.using(db_alias).order_by("pk")[12]
-    Archived.objects.using(db_alias).create(pk=there.pk, name="was here", reason="kept")
-
-    record = run(
-        monkeypatch,
-        db_alias,
-        CopyModelData("people.Person", "people.Archived", map={"reason": Value("copied")}, overwrite=overwrite),
-    )
-
-    assert record.status == "applied", record.last_error
-    found = Archived.objects.using(db_alias).get(pk=there.pk)
-    assert (found.name, found.reason) == ((there.name, "copied") if overwrite else ("was here", "kept"))
-    assert Archived.objects.using(db_alias).filter(reason="copied").count() == ROWS - 1 + overwrite
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_target_with_another_unique_column_is_no_other(db_alias, monkeypatch, overwrite):
-    make_people(db_alias)
-    there = Person.objects.using(db_alias).order_by("pk")[12]
-    Badge.objects.using(db_alias).create(pk=there.pk, label="was here")
-
-    record = run(
-        monkeypatch,
-        db_alias,
-        CopyModelData("people.Person", "people.Badge", [], {"label": "name"}, overwrite=overwrite),
-    )
-
-    assert record.status == "applied", record.last_error
-    assert Badge.objects.using(db_alias).get(pk=there.pk).label == (there.name if overwrite else "was here")
-    assert Badge.objects.using(db_alias).count() == ROWS
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_row_in_conflict_by_another_key_is_found_and_not_passed_over(db_alias, monkeypatch, overwrite):
-    make_people(db_alias)
-    guilty = Person.objects.using(db_alias).order_by("pk")[12]
-    Badge.objects.using(db_alias).create(pk=guilty.pk + 1000, label=guilty.name)
-
-    operation = CopyModelData("people.Person", "people.Badge", [], {"label": "name"}, overwrite=overwrite)
-    record = run(monkeypatch, db_alias, operation)
-
-    assert record.status == "failed"
-    assert IntegrityError.__name__ in record.last_error
-    assert str(guilty.pk) in record.last_error
-    assert Badge.objects.using(db_alias).count() == 12 + 1
-
-
-def test_what_python_computes_is_computed_for_each_row(db_alias, monkeypatch):
-    make_people(db_alias)
-
-    record = run(
-        monkeypatch,
-        db_alias,
-        CopyModelData("people.Person", "people.Card", [], {"label": Concat(F("name"), Value("!"))}),
-    )
-
-    assert record.status == "applied", record.last_error
-    cards = Card.objects.using(db_alias).all()
-    assert {card.label for card in cards} == {f"Person {index}!" for index in range(ROWS)}
-    assert len({card.serial for card in cards}) == ROWS
-    assert all(isinstance(card.issued_at, dt.datetime) for card in cards)
-
-
-def test_copying_ends_with_nothing_that_matters_without_rows():
-    migration = type("Migration", (OperationsMigration,), {"operations": [CopyModelData(Person, Archived)]})
-
-    stages = migration("people", "0001_copy").get_stages()
-
-    assert (len(stages), only_mapped(stages)) == (2, [stages[0]])
 
 
 def test_operations_are_done_in_order(db_alias, monkeypatch):

@@ -6,7 +6,8 @@ import uuid
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
-from django.db.models import F
+from django.db.models import Count, F, Window
+from django.db.models.functions import RowNumber
 
 from massmigration import api, checks
 from massmigration.exceptions import BadMigrationFile
@@ -55,6 +56,11 @@ WRONG = {
         "a function of one argument",
     ),
     "unknown name in an expression": (AddFieldData("people.Person", "age", F("x") + 1), "cannot be computed for"),
+    "window function": (
+        AddFieldData("people.Person", "age", Window(RowNumber(), order_by="name") + 1),
+        "has a window function, which would count anew in each batch. Put it into a Subquery",
+    ),
+    "aggregate": (AddFieldData("people.Person", "age", Count("id")), "has an aggregate"),
     "copied to itself": (CopyFieldData("people.Person", "name", "name"), "are the same field"),
     "copied to another type": (CopyFieldData("people.Person", "name", "age"), "cannot be copied as it is to"),
     "emptied NOT NULL": (RemoveFieldData("people.Person", "name"), "people.Person.name is NOT NULL and cannot be empt"),
@@ -82,6 +88,14 @@ WRONG = {
     "map to another type": (
         CopyModelData("people.Person", "people.Badge", [], {"label": "age"}),
         "people.Person.age (IntegerField) cannot be copied as it is to people.Badge.label (CharField)",
+    ),
+    "map by a window function": (
+        CopyModelData("people.Person", "people.Archived", map={"age": Window(RowNumber(), order_by="name")}),
+        "has a window function, which would count anew in each batch",
+    ),
+    "map by what may be many": (
+        CopyModelData("people.Person", "people.Archived", map={"n": F("visit__id") + 1}),
+        "may have several values for a row of people.Person. Take one: an aggregate, such as Max, or a Subquery",
     ),
     "no namespace": (CopyModelDataToNamespace("people.Person", ""), "to_namespace = '' must be a text"),
     "function without argument": (MapFunctionOnObjects("people.Person", lambda: 1), "it must take one argument"),

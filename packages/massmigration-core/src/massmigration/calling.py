@@ -66,6 +66,23 @@ def is_unrun(operation: Callable[..., Any]) -> bool:
     )
 
 
+def obstacle(function: Any, *arguments: Any) -> str:
+    """Why a call with these arguments would fail or run nothing; empty as far as can be seen without it."""
+    if not callable(function):
+        return "it is no function"
+    if is_unrun(function):
+        return "it is asynchronous, or has a yield: a call would run nothing of it"
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of what is no Python, nothing is known
+        return ""
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
 def is_from_outside(error: BaseException) -> bool:
     """Whether a signal raised it: Ctrl-C, or a handler by which a queue's worker ends."""
     if isinstance(error, KeyboardInterrupt):

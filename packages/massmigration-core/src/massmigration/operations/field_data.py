@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -106,7 +105,12 @@ class AddFieldData(_FieldData):
             check_expression(self, context, model, given)
             return given, None
         if callable(given):
-            self._check_callable(context, given)
+            if obstacle := calling.obstacle(given, object()):
+                raise self.refusal(
+                    context,
+                    f"value = {given!r} cannot be called with an object ({obstacle}); write a function of one "
+                    "argument, the object, which returns the value.",
+                )
             return None, given
         check_value(self, context, field, given)
         return given, None
@@ -125,18 +129,6 @@ class AddFieldData(_FieldData):
             )
         check_value(self, context, field, value)
         return value, None
-
-    def _check_callable(self, context: Context, given: Callable[..., Any]) -> None:
-        try:
-            inspect.signature(given).bind(object())
-            if calling.is_unrun(given):
-                raise TypeError("it is asynchronous, or has a yield: a call would run nothing of it")
-        except (TypeError, ValueError) as error:
-            raise self.refusal(
-                context,
-                f"value = {given!r} cannot be called with an object ({error}); write a function of one argument, "
-                "the object, which returns the value.",
-            ) from None
 
 
 class CopyFieldData(_FieldData):

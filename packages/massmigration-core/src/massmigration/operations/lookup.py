@@ -108,13 +108,34 @@ def _own(field: Field[Any, Any]) -> Field[Any, Any]:
 def check_expression(
     operation: DataOperation, context: Context, model: type[Model], expression: Any, *, may_join: bool = False
 ) -> None:
-    """Raise unless an expression names fields that the model has."""
+    """Raise unless an expression names fields that the model has, and says the same in a batch as over the table."""
+    query = model._base_manager.all().query
     try:
-        expression.resolve_expression(model._base_manager.all().query, allow_joins=may_join)
+        resolved = expression.resolve_expression(query, allow_joins=may_join)
     except FieldError as error:
         raise operation.refusal(
             context, f"{expression!r} cannot be computed for {model._meta.label}: {error}"
         ) from None
+    if not may_join and getattr(resolved, "contains_aggregate", False):
+        raise operation.refusal(
+            context, f"{expression!r} has an aggregate, which no UPDATE can compute. Put it into a Subquery."
+        )
+    if _reaches_many(query) and not getattr(resolved, "contains_aggregate", False):
+        raise operation.refusal(
+            context,
+            f"{expression!r} may have several values for a row of {model._meta.label}. Take one: an aggregate, such "
+            "as Max, or a Subquery.",
+        )
+    if getattr(resolved, "contains_over_clause", False):
+        raise operation.refusal(
+            context,
+            f"{expression!r} has a window function, which would count anew in each batch. Put it into a Subquery.",
+        )
+
+
+def _reaches_many(query: Any) -> bool:
+    joins = (table.join_field for table in query.alias_map.values() if getattr(table, "join_type", None))
+    return any(field.one_to_many for field in joins)
 
 
 def check_same_type(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,17 +23,11 @@ class _MapFunction(DataOperation):
 
     def check_function(self, context: Context, what: str) -> None:
         """Raise unless the function takes one argument."""
-        try:
-            if not callable(self.function):
-                raise TypeError("it is no function")
-            inspect.signature(self.function).bind(object())
-            if calling.is_unrun(self.function):
-                raise TypeError("it is asynchronous, or has a yield: a call would run nothing of it")
-        except (TypeError, ValueError) as error:
+        if obstacle := calling.obstacle(self.function, object()):
             raise self.refusal(
                 context,
-                f"function = {self.function!r} cannot be called with {what} ({error}); it must take one argument.",
-            ) from None
+                f"function = {self.function!r} cannot be called with {what} ({obstacle}); it must take one argument.",
+            )
 
 
 class MapFunctionOnObjects(_MapFunction):
