@@ -39,6 +39,8 @@ nox.options.error_on_missing_interpreters = False
 os.environ["PATH"] = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), *map(str, sorted(Path.home().glob(".pyenv/versions/3.1*/bin")))]
 )
+# The tests start many processes, each of which would compile Django anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # uv does not read pip's settings; who has set only pip's means both.
 for pip_name, uv_name in [
     ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),

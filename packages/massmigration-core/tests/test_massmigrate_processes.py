@@ -31,7 +31,13 @@ SETTINGS = """
 
 
 @pytest.fixture
-def start(tmp_path):
+def hurry(tmp_path):
+    """Once this file is there, nothing pauses any more."""
+    return tmp_path / "hurry"
+
+
+@pytest.fixture
+def start(tmp_path, hurry):
     """Starts `massmigrate` as people do, in a process of its own; kills what is left at the end."""
     (tmp_path / "command_settings.py").write_text(textwrap.dedent(SETTINGS))
     started = []
@@ -45,6 +51,7 @@ def start(tmp_path):
                 "DJANGO_SETTINGS_MODULE": "command_settings",
                 "PYTHONPATH": os.pathsep.join(paths),
                 "MM_TEST_PAUSE": str(pause),
+                "MM_TEST_HURRY": str(hurry),
                 **environment,
             },
             stdin=subprocess.DEVNULL,
@@ -91,7 +98,7 @@ def assert_each_row_once(db_alias):
 
 def test_ctrl_c_pauses_at_a_batch_boundary_and_the_next_run_goes_on(db_alias, start):
     make_items(db_alias, ROWS)
-    process = start(KEY, "--database", db_alias, pause=0.02)
+    process = start(KEY, "--database", db_alias, pause=0.1)
     until(process, lambda: calls(db_alias))
 
     process.send_signal(signal.SIGINT)
@@ -116,7 +123,7 @@ def test_ctrl_c_pauses_at_a_batch_boundary_and_the_next_run_goes_on(db_alias, st
 @pytest.mark.parametrize("db_alias", ["default"], indirect=True)
 def test_sigterm_pauses_with_an_exit_code_of_its_own(db_alias, start):
     make_items(db_alias, ROWS)
-    process = start(KEY, pause=0.02)
+    process = start(KEY, pause=0.1)
     until(process, lambda: calls(db_alias))
 
     process.terminate()
@@ -151,10 +158,9 @@ def test_ctrl_c_only_stops_watching_what_runs_on_a_queue(db_alias, start):
     assert status(db_alias) == Status.QUEUED
 
 
-def test_a_killed_process_is_replaced_and_its_rows_are_done_once(server_alias, start, tmp_path):
+def test_a_killed_process_is_replaced_and_its_rows_are_done_once(server_alias, start, hurry):
     make_items(server_alias, 2 * ROWS)
-    hurry = tmp_path / "hurry"
-    process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.1, MM_TEST_HURRY=str(hurry))
+    process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.1)
     until(process, lambda: len(workers(server_alias)) == 2)
     (helper,) = set(workers(server_alias)) - {process.pid}
 
@@ -171,7 +177,7 @@ def test_a_killed_process_is_replaced_and_its_rows_are_done_once(server_alias, s
 
 def test_processes_end_with_their_parent_and_the_next_command_goes_on(server_alias, start):
     make_items(server_alias, 2 * ROWS)
-    process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.02)
+    process = start(KEY, "--database", server_alias, "--workers", "2", pause=0.1)
     until(process, lambda: len(workers(server_alias)) == 2)
 
     process.kill()
@@ -189,11 +195,11 @@ def test_processes_end_with_their_parent_and_the_next_command_goes_on(server_ali
     assert_each_row_once(server_alias)
 
 
-def test_ctrl_c_in_a_command_that_joined_pauses_nobody_else(server_alias, start):
+def test_ctrl_c_in_a_command_that_joined_pauses_nobody_else(server_alias, start, hurry):
     make_items(server_alias, 2 * ROWS)
-    first = start(KEY, "--database", server_alias, pause=0.01)
+    first = start(KEY, "--database", server_alias, pause=0.1)
     until(first, lambda: calls(server_alias))
-    second = start(KEY, "--database", server_alias, pause=0.01)
+    second = start(KEY, "--database", server_alias, pause=0.1)
     until(second, lambda: second.pid in workers(server_alias))
 
     second.send_signal(signal.SIGINT)
@@ -201,15 +207,19 @@ def test_ctrl_c_in_a_command_that_joined_pauses_nobody_else(server_alias, start)
 
     assert code == 130
     assert "It was begun elsewhere and is not paused" in stderr
+    hurry.touch()
     assert end_of(first)[0] == 0
     assert status(server_alias) == Status.APPLIED
     assert_each_row_once(server_alias)
 
 
-def test_two_commands_at_once_share_the_work(server_alias, start):
+def test_two_commands_at_once_share_the_work(server_alias, start, hurry):
     make_items(server_alias, 2 * ROWS)
+    processes = [start(KEY, "--database", server_alias, pause=0.1) for _ in range(2)]
+    until(processes[0], lambda: len(workers(server_alias)) == 2)
+    hurry.touch()
 
-    ends = [end_of(each) for each in [start(KEY, "--database", server_alias, pause=0.01) for _ in range(2)]]
+    ends = [end_of(process) for process in processes]
 
     assert [code for code, _, _ in ends] == [0, 0]
     assert all(f"{KEY} applied: {2 * ROWS} rows" in stdout for _, stdout, _ in ends)
