@@ -58,3 +58,57 @@ def test_a_mapper_costs_one_query_and_its_savepoint(project, counted):
     assert {project.statuses[mapper.key] for mapper in mappers} == {"applied"}
     few = 10  # the records and events of many are written in more than one statement
     assert counted.pop() - alone <= 3 * len(mappers) + few
+
+
+class WithoutRecords:
+    def allow_migrate(self, db, app_label, **hints):
+        return app_label != "massmigration"
+
+
+class WithoutParcels:
+    def allow_migrate(self, db, app_label, **hints):
+        return app_label != "gated"
+
+
+def test_a_database_that_is_to_have_no_records_is_migrated(project, settings):
+    settings.DATABASE_ROUTERS = [WithoutRecords()]
+
+    for _ in range(2):
+        project.migrate()
+
+    assert project.columns["cents"] is False
+
+
+@pytest.fixture
+def once(monkeypatch):
+    """A migration that is done once, and depends on nothing."""
+    migration = store.get("gated:0002_first_parcel")
+    monkeypatch.setattr(migration, "dependencies", [], raising=False)
+    monkeypatch.setattr(migration, "operation", lambda db_alias: None, raising=False)
+    return migration
+
+
+def test_nothing_is_run_for_an_app_that_is_elsewhere(project, settings, once):
+    settings.DATABASE_ROUTERS = [WithoutParcels()]
+
+    for _ in range(2):
+        project.migrate()
+
+    assert project.statuses == {}
+
+
+def test_what_the_routers_keep_away_is_not_foreseen_to_be_made(project, settings, once):
+    settings.DATABASE_ROUTERS = [WithoutParcels()]
+    fresh.begin(project.db_alias, [])
+
+    assert fresh.reason(once, project.db_alias, looks=False) == ""
+
+
+def test_nothing_is_run_for_an_app_whose_table_is_not_found(project, once):
+    project.migrate()
+    project.execute("DROP TABLE gated_parcel")
+    project.execute("DELETE FROM massmigration_migrationrecord")
+
+    project.migrate()
+
+    assert project.statuses == {}

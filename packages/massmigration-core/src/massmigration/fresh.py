@@ -37,6 +37,7 @@ ACTOR = "command:migrate"
 class Run:
     """One `migrate` on one database."""
 
+    db_alias: str
     tables: frozenset[str]
     """Those that were there before."""
 
@@ -49,6 +50,9 @@ class Run:
     is_first: bool
     """Had no schema migration been applied before?"""
 
+    tables_at_end: frozenset[str] | None = None
+    """Those that there are now, once it has ended."""
+
 
 _runs: dict[str, Run] = {}
 
@@ -56,13 +60,18 @@ _runs: dict[str, Run] = {}
 def begin(db_alias: str, plan: Sequence[tuple[Any, bool]]) -> None:
     """A `migrate` is about to begin."""
     connection = connections[db_alias]
-    before = frozenset(table.lower() for table in connection.introspection.table_names())
+    before = _tables(db_alias)
     _runs[db_alias] = Run(
+        db_alias=db_alias,
         tables=before,
         created=frozenset(_created(plan, before, connection.ops.max_name_length())),
         migrated_apps=frozenset(migration.app_label for migration, is_backwards in plan if not is_backwards),
         is_first=not MigrationRecorder(connection).applied_migrations(),
     )
+
+
+def _tables(db_alias: str) -> frozenset[str]:
+    return frozenset(table.lower() for table in connections[db_alias].introspection.table_names())
 
 
 def _created(plan: Sequence[tuple[Any, bool]], before: frozenset[str], max_length: int | None) -> set[tuple[str, str]]:
@@ -121,9 +130,10 @@ def _reason(migration: BaseMigration, db_alias: str, run: Run, *, looks: bool) -
         stages = []
     mapped = [stage for stage in stages if isinstance(stage, MappedStage)]
     querysets = [stage.rows(db_alias) for stage in mapped]
-    if not only_mapped(stages) and not _is_app_new(migration.app_label, run):
+    now = run.tables_at_end or (_tables(db_alias) if looks else None)
+    if not only_mapped(stages) and not _is_app_new(migration.app_label, run, now):
         return ""
-    if not all(queryset.db == db_alias and _is_made(queryset.model, run) for queryset in querysets):
+    if not all(queryset.db == db_alias and _is_made(queryset.model, run, now) for queryset in querysets):
         return ""
     if looks and any(queryset.order_by().exists() for queryset in querysets):
         return ""
@@ -133,25 +143,31 @@ def _reason(migration: BaseMigration, db_alias: str, run: Run, *, looks: bool) -
     return f"This migrate has made the tables of app {migration.app_label!r}."
 
 
-def _is_made(model: type[Model], run: Run) -> bool:
+def _is_made(model: type[Model], run: Run, now: frozenset[str] | None) -> bool:
+    """Whether the present `migrate` has made a model's table, or will. `now`: the tables that there are, when it has."""
     meta = model._meta.concrete_model._meta  # type: ignore[union-attr]
-    if meta.db_table.lower() in run.tables or not meta.managed:
+    table = meta.db_table.lower()
+    if table in run.tables or not meta.managed or not router.allow_migrate_model(run.db_alias, model):
+        return False
+    if now is not None and table not in now:
         return False
     # An app without schema migrations has its tables made all the same.
     return (meta.app_label, meta.model_name) in run.created or meta.app_label not in run.migrated_apps
 
 
-def _is_app_new(app_label: str, run: Run) -> bool:
+def _is_app_new(app_label: str, run: Run, now: frozenset[str] | None) -> bool:
     found = [model for model in apps.get_app_config(app_label).get_models() if model._meta.managed]
-    return all(_is_made(model, run) for model in found) if found else run.is_first
+    return all(_is_made(model, run, now) for model in found) if found else run.is_first
 
 
 def apply(db_alias: str) -> list[str]:
     """The present `migrate` has ended: apply what has nothing to do, and return what there is to tell of it."""
     run = _runs.get(db_alias)
-    is_here = run is not None and settings.APPLY_ON_FRESH_DATABASE and _made_anything(run)
-    if not is_here or not router.allow_migrate_model(db_alias, MigrationRecord) or not tables.exist(db_alias):
+    if run is None or not settings.APPLY_ON_FRESH_DATABASE or not _made_anything(run):
         return []
+    if not tables.belong(db_alias):
+        return []
+    _runs[db_alias] = dataclasses.replace(run, tables_at_end=_tables(db_alias))
     return _Applying(db_alias).apply()
 
 

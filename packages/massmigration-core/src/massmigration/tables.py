@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db import connections
+from django.db import connections, router
 
 from massmigration.exceptions import RecordsUnreadable
 from massmigration.models import MigrationRecord
@@ -14,6 +14,11 @@ def exist(db_alias: str) -> bool:
     return (
         is_of_documents(db_alias) or MigrationRecord._meta.db_table in connections[db_alias].introspection.table_names()
     )
+
+
+def belong(db_alias: str) -> bool:
+    """Whether they exist, and the routers have them there: a table of that name may be somebody else's."""
+    return router.allow_migrate_model(db_alias, MigrationRecord) and exist(db_alias)
 
 
 def check(db_alias: str) -> None:

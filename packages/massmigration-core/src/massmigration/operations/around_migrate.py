@@ -10,6 +10,7 @@ from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import post_migrate, pre_migrate
 
+from massmigration import tables
 from massmigration.models import MigrationRecord
 from massmigration.operations import in_schema_migrations
 from massmigration.operations.base import DataOperation
@@ -40,7 +41,8 @@ def _after(*, using: str, **kwargs: Any) -> None:
 def _tidy(db_alias: str) -> None:
     """Forget the records of operations whose migrations Django has noted as applied."""
     applied = MigrationRecorder(connections[db_alias]).applied_migrations()
-    if ("massmigration", "0001_initial") not in applied:  # the table of records, if there is one, is not yet ours
+    # Before its first migration, the table of records, if there is one, is not yet ours.
+    if ("massmigration", "0001_initial") not in applied or not tables.belong(db_alias):
         return
     keys = list(MigrationRecord.objects.using(db_alias).filter(key__contains=".").values_list("key", flat=True))
     for key in keys:
