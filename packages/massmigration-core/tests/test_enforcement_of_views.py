@@ -12,7 +12,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from massmigration import record_cache
-from massmigration.enforcement import requires_migration, view_requires_migration
+from massmigration.enforcement import RequiresMigrationMixin, requires_migration, view_requires_migration
 from massmigration.exceptions import MigrationNotFound, RequiredMigrationNotApplied
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
@@ -134,6 +134,38 @@ def test_a_view_is_unavailable_until_the_migration_is_applied(db_alias, visit, f
     answered = visit(view)
 
     assert (refused.status_code, answered.status_code, answered.content) == (503, 200, b"ran")
+
+
+OTHER = "testapp:0002_by_object"
+
+
+def with_two_in_a_list(base, db_alias):
+    guards = [view_requires_migration(key, [db_alias], skip_in_tests=False) for key in (KEY, OTHER)]
+    return method_decorator(guards, name="dispatch")(type("Example", (base,), {})).as_view()
+
+
+def with_two_in_the_mixin(base, db_alias):
+    own = {"required_migrations": [KEY, OTHER], "required_on": [db_alias], "skip_in_tests": False}
+    return type("Example", (RequiresMigrationMixin, base), own).as_view()
+
+
+def with_two_given_to_as_view(base, db_alias):
+    example = type("Example", (RequiresMigrationMixin, base), {})
+    return example.as_view(required_migrations=[KEY, OTHER], required_on=[db_alias], skip_in_tests=False)
+
+
+@pytest.mark.parametrize("base", CLASSES)
+@pytest.mark.parametrize("form", [with_two_in_a_list, with_two_in_the_mixin, with_two_given_to_as_view])
+def test_a_view_may_require_several(db_alias, visit, form, base, caplog):
+    view = form(base, db_alias)
+
+    answers = [visit(view)]
+    for key in (KEY, OTHER):
+        MigrationRecord.objects.using(db_alias).create(key=key, status=Status.APPLIED)
+        answers.append(visit(view))
+
+    assert [answer.status_code for answer in answers] == [503, 503, 200]
+    assert caplog.text.count(".Example requires migration") == 2
 
 
 def test_views_answer_on_every_database(db_alias, visit):

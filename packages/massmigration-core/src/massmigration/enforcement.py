@@ -111,6 +111,9 @@ def retry_until_migrated(
     return requires_migration(migration_identifier, db_aliases, skip_in_tests=skip_in_tests, on_missing=later)
 
 
+_OF_MIXIN = ("required_migrations", "required_on", "skip_in_tests")
+
+
 class RequiresMigrationMixin:
     """For class-based views, before the view's class: answer 503 until the migrations are applied."""
 
@@ -134,6 +137,14 @@ class RequiresMigrationMixin:
         )
         for requirement in cls._asked:
             required_by.note(requirement.key, _name_of(cls, ()))
+
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Any:
+        """Django's. What is given here of the attributes above is asked as if a subclass had it."""
+        given = {name: initkwargs.pop(name) for name in _OF_MIXIN if name in initkwargs}
+        named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        asked: Any = type(cls.__name__, (cls,), given | named) if given else cls
+        return super(RequiresMigrationMixin, asked).as_view(**initkwargs)
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Django's, unless a migration is missing."""
@@ -203,8 +214,12 @@ def _name_of(code: Any, args: tuple[Any, ...]) -> str:
 
 def _view_of(code: Any, args: tuple[Any, ...]) -> View | None:
     """The instance of a class-based view that a method is called on."""
-    bound_to = getattr(getattr(code, "func", code), "__self__", None)  # a partial, as method_decorator makes them
-    found = bound_to if bound_to is not None else next(iter(args), None)
+    while code is not None:  # through what other decorators, and other requirements, have wrapped around it
+        bound_to = getattr(getattr(code, "func", code), "__self__", None)  # a partial, as method_decorator makes them
+        if isinstance(bound_to, View):
+            return bound_to
+        code = getattr(code, "__wrapped__", None)
+    found = next(iter(args), None)
     return found if isinstance(found, View) else None
 
 
