@@ -1,9 +1,12 @@
 import pytest
+from django.db import transaction
 
 from massmigration import api
-from massmigration.exceptions import AlreadyLaunched, InvalidTransition
+from massmigration.exceptions import AlreadyLaunched, BadQuerySet, InsideTransaction, InvalidTransition
+from massmigration.migrations import BaseMigration, MapperMigration
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 from massmigration.states import Status
+from testsupport.adhoc import register
 from testsupport.testapp.models import Item
 
 KEY = "testapp:0002_by_object"
@@ -120,3 +123,53 @@ def test_an_applied_migration_is_not_launched_again(db_alias):
 
     with pytest.raises(AlreadyLaunched, match="is already applied on database"):
         api.launch(KEY, db_alias)
+
+
+class Sliced(MapperMigration):
+    def get_queryset(self, db_alias):
+        return Item.objects.all()[:5]
+
+    def operation(self, obj, db_alias):
+        raise AssertionError(obj)
+
+
+class Unreachable(BaseMigration):
+    def launch(self, db_alias):
+        raise BadQuerySet("The broker is down.")
+
+
+@pytest.mark.parametrize("migration", [Sliced, Unreachable])
+@pytest.mark.parametrize("verb", ["retry", "restart"])
+def test_one_that_ran_itself_stays_as_it_is_when_it_cannot_be_launched_again(db_alias, monkeypatch, migration, verb):
+    key = register(monkeypatch, migration)
+    records = MigrationRecord.objects.using(db_alias)
+    records.create(key=key, status=Status.CANCELLED, is_managed=False, last_error="of old", launched_by="ann")
+    before = records.values().get()
+
+    with pytest.raises(BadQuerySet) as refusal:
+        getattr(api, verb)(key, db_alias)
+
+    assert records.values().get() == before
+    event = Event.objects.using(db_alias).latest("pk")
+    assert (event.verb, event.to_status) == ("not launched", Status.CANCELLED)
+    assert event.detail == f"It stays cancelled: BadQuerySet: {refusal.value}"
+
+
+VERBS = {
+    "retry": api.retry,
+    "restart": api.restart,
+    "retry_failed": api.retry_failed,
+    "resolve": lambda key, db_alias: api.resolve(key, db_alias, reason="none"),
+    "fake": api.fake,
+    "forget": api.forget,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_within_a_transaction_what_replaces_an_attempt_is_refused(db_alias, failed, verb):
+    before = MigrationRecord.objects.using(db_alias).values().get()
+
+    with transaction.atomic(using=db_alias), pytest.raises(InsideTransaction, match="Call it outside of transaction"):
+        verb(KEY, db_alias)
+
+    assert MigrationRecord.objects.using(db_alias).values().get() == before

@@ -1,10 +1,11 @@
+import contextlib
 from functools import partial
 
 import django
 import pytest
 from django.core import mail
-from django.core.mail import send_mail
-from django.db import transaction
+from django.core.mail import get_connection, send_mail
+from django.db import connections, transaction
 from django.db.models import F
 
 from massmigration.dryrun import dry_run
@@ -13,10 +14,17 @@ from massmigration.heldback import mail_held_back
 from massmigration.loader import store
 from massmigration.migrations import MapperMigration, SimpleMigration
 from massmigration.models import Event, MigrationRecord, ShardRecord
-from testsupport.testapp.models import Call, Item
+from testsupport.testapp.models import Call, Item, Person
+from testsupport.threads import Gate, aside
 
 KEY = "testapp:9002_tried"
 HAPPENED = []
+MISSING = 999_999
+LIMITS = {
+    "default": "PRAGMA busy_timeout = 0",
+    "postgresql": "SET lock_timeout = '50ms'",
+    "mariadb": "SET SESSION innodb_lock_wait_timeout = 1",
+}
 
 
 class ByObject(MapperMigration):
@@ -52,6 +60,27 @@ class ByBatch(MapperMigration):
 
     def operation_batch(self, queryset, db_alias):
         queryset.update(n=F("n") + 1)
+
+
+class ByConnection(ByFields):
+    """Its file has imported what finds the backend before it is replaced."""
+
+    def operation(self, obj, db_alias):
+        message = mail.EmailMessage("Done", obj.name, "from@example.org", ["to@example.org"])
+        get_connection(fail_silently=True).send_messages([message])
+
+
+class Moving(MapperMigration):
+    def get_queryset(self, db_alias):
+        return Person.objects.all()
+
+    def operation(self, obj, db_alias):
+        Person.objects.using(db_alias).filter(pk=obj.pk).update(home=obj.n or None)
+
+
+class MovingAll(SimpleMigration):
+    def operation(self, db_alias):
+        Person.objects.using(db_alias).update(home=MISSING)
 
 
 class Once(SimpleMigration):
@@ -157,6 +186,80 @@ def test_mail_by_a_mailer_of_its_own_is_held_back_too(db_alias, settings):
 
     assert [message.subject for message in held] == ["Held"]
     assert [message.subject for message in mail.outbox] == ["After"]
+
+
+@pytest.mark.filterwarnings("ignore:get_connection:")
+def test_mail_by_a_get_connection_that_was_imported_before_is_held_back_too(db_alias, items):
+    found = tried(ByConnection, db_alias)
+    get_connection().send_messages([mail.EmailMessage("After", to=["to@example.org"])])
+
+    assert (found.mails, [message.subject for message in mail.outbox]) == (5, ["After"])
+    assert {obj.error for obj in found.objects} == {""}
+
+
+@pytest.mark.parametrize("by", ["operation", "engine"])
+def test_a_foreign_key_to_a_missing_row_is_the_error_of_its_object(db_alias, by):
+    for number, home in enumerate([0, MISSING, 0]):
+        Person.objects.using(db_alias).create(name=str(number), n=home)
+    own = {"update_fields": ["home"], "operation": move} if by == "engine" else {}
+
+    found = tried(Moving, db_alias, **own)
+
+    assert [obj.error.partition(":")[0] for obj in found.objects] == ["", "IntegrityError", ""]
+
+
+def move(self, obj, db_alias):
+    obj.home_id = obj.n or None
+
+
+def test_a_foreign_key_to_a_missing_row_is_the_error_of_what_is_done_once(db_alias):
+    Person.objects.using(db_alias).create(name="a")
+
+    found = tried(MovingAll, db_alias)
+
+    assert [obj.error.partition(":")[0] for obj in found.objects] == ["IntegrityError"]
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
+def test_a_foreign_key_that_was_wrong_before_is_nobodys_error(db_alias):
+    with connections[db_alias].constraint_checks_disabled():
+        Person.objects.using(db_alias).create(name="a", home_id=MISSING)
+    Person.objects.using(db_alias).create(name="b")
+
+    found = tried(Moving, db_alias, operation=lambda self, obj, db_alias: None)
+
+    assert [obj.error for obj in found.objects] == ["", ""]
+
+
+def test_a_busy_database_refuses_and_says_so(db_alias, items):
+    with connections[db_alias].cursor() as cursor:
+        cursor.execute(LIMITS[db_alias])
+
+    with locked(db_alias, items[0]), pytest.raises(CannotDryRun) as caught:
+        tried(ByFields, db_alias)
+
+    connections[db_alias].close()
+    assert str(caught.value).startswith("The database refused: ")
+    assert str(caught.value).endswith(". Nothing was changed; try again.")
+
+
+@contextlib.contextmanager
+def locked(db_alias, item):
+    """Another session has changed it, and goes on."""
+    gate = Gate()
+
+    def hold():
+        with transaction.atomic(using=db_alias):
+            Item.objects.using(db_alias).filter(pk=item.pk).update(n=1)
+            gate.wait()
+
+    holder = aside(hold)
+    gate.await_arrivals()
+    try:
+        yield
+    finally:
+        gate.open()
+        holder.result()
 
 
 def test_effects_that_no_rollback_takes_back_are_refused(db_alias):

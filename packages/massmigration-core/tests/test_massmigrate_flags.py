@@ -69,6 +69,25 @@ def test_a_file_that_cannot_be_used_keeps_nobody_from_the_others(db_alias, monke
     assert applied.count() == 3
 
 
+@pytest.mark.parametrize(
+    ("flags", "ends_with_1"),
+    [({"plan": True}, False), ({"check": True}, True), ({"plan": True, "check": True}, True)],
+    ids=str,
+)
+def test_a_file_that_cannot_be_used_is_outstanding(db_alias, monkeypatch, flags, ends_with_1):
+    for key in (FIRST, SECOND, THIRD):
+        MigrationRecord.objects.using(db_alias).create(key=key, status=Status.APPLIED)
+    monkeypatch.setattr(store, "errors", {"testapp:0004_broken": BadMigrationFile("0004_broken.py cannot be imported")})
+
+    if not ends_with_1:
+        assert run(database=db_alias, **flags) == "No mass migrations to run.\n"
+        return
+    with pytest.raises(CommandError, match=r"0004_broken.py cannot be imported") as raised:
+        run(database=db_alias, **flags)
+
+    assert raised.value.returncode == 1
+
+
 def exit_of(*arguments, **options):
     """What the command says, and its exit code."""
     stdout = io.StringIO()

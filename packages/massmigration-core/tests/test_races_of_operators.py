@@ -1,12 +1,13 @@
 import datetime as dt
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
 from massmigration import api
 from massmigration.exceptions import AlreadyLaunched, BatchInFlight
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
+from massmigration.transactions import engine_transaction
 from massmigration.worker import perform
 from testsupport import races
 from testsupport.oracle import calls, verbs
@@ -197,3 +198,29 @@ def test_a_pause_before_the_first_batch_stops_the_job(race):
     assert race.sent == []
     assert calls(race.db_alias) == []
     assert race.record.status == Status.PAUSED
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True)
+@pytest.mark.parametrize("verb", [api.pause, api.cancel, api.resume])
+def test_a_verb_that_sqlite_cannot_write_is_refused(db_alias, verb):
+    status = Status.PAUSED if verb is api.resume else Status.RUNNING
+    MigrationRecord.objects.create(key=KEY, status=status)
+    gate = Gate()
+
+    def hold():
+        with engine_transaction("default"):
+            gate.wait()
+
+    holder = aside(hold)
+    gate.await_arrivals()
+    with connections["default"].cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 50")
+    try:
+        with pytest.raises(BatchInFlight, match="Nothing was changed; try again in a moment"):
+            verb(KEY)
+    finally:
+        connections["default"].close()
+        gate.open()
+        holder.result(PATIENCE)
+
+    assert MigrationRecord.objects.get().status == status

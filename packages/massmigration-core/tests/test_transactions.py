@@ -7,6 +7,7 @@ from django.db.models import F
 
 from massmigration.migrations import MapperMigration
 from massmigration.states import Status
+from massmigration.exceptions import InsideTransaction
 from massmigration.transactions import engine_transaction
 from massmigration.transient import is_transient
 from testsupport.adhoc import IMMEDIATE, launch, register
@@ -97,7 +98,11 @@ def test_a_transaction_that_sits_idle_is_ended_by_the_server(server_alias):
 
 
 def test_a_transaction_refuses_to_be_a_part_of_another(db_alias):
-    with transaction.atomic(using=db_alias), pytest.raises(RuntimeError, match="durable"), engine_transaction(db_alias):
+    with (
+        transaction.atomic(using=db_alias),
+        pytest.raises(InsideTransaction, match=f"within a transaction on database '{db_alias}'"),
+        engine_transaction(db_alias),
+    ):
         pass
 
 

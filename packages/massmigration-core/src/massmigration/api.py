@@ -97,7 +97,7 @@ def not_sent(key: str, db_alias: str = DEFAULT) -> str:
 
 def pause(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
     """Stop from the next batch on. Raise `InvalidTransition` unless it is queued or running."""
-    with actors.acting(actor) as who:
+    with actors.acting(actor) as who, attempts.bounded(db_alias, key):
         records.move(db_alias, key, Status.PAUSED, "pause", actor=who)
         transaction.on_commit(partial(announce, migration_paused, key, db_alias, actor=who), using=db_alias)
 
@@ -105,13 +105,14 @@ def pause(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> Non
 def resume(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
     """Go on after a pause. Raise `InvalidTransition` unless it is paused."""
     with actors.acting(actor) as who:
-        record = records.resume(db_alias, key, actor=who)
+        with attempts.bounded(db_alias, key):
+            record = records.resume(db_alias, key, actor=who)
         _send_plan(db_alias, record)
 
 
 def cancel(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
     """Give up, from the next batch on. Raise `InvalidTransition` unless it is queued, running or paused."""
-    with actors.acting(actor) as who:
+    with actors.acting(actor) as who, attempts.bounded(db_alias, key):
         records.move(db_alias, key, Status.CANCELLED, "cancel", actor=who)
 
 
@@ -273,9 +274,13 @@ def _runs_itself(db_alias: str, key: str) -> bool:
 def _launch_again(migration: BaseMigration, db_alias: str, verb: str, *, actor: str) -> None:
     """There is no cursor to go on from; and whether jobs run it this time, its launch decides."""
     migration.check_db_alias(db_alias)
-    attempts.forget(db_alias, migration.key, actor=actor, verb=verb, sources=attempts.RETRIED)
-    with reporting.launching():
-        migration.launch(db_alias)
+    old = attempts.forget(db_alias, migration.key, actor=actor, verb=verb, sources=attempts.RETRIED)
+    try:
+        with reporting.launching():
+            migration.launch(db_alias)
+    except Exception as error:
+        attempts.put_back(db_alias, old, actor=actor, error=error)
+        raise
 
 
 def _send_plan(db_alias: str, record: MigrationRecord) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import QuerySet
 
 from massmigration import keys
@@ -82,8 +82,8 @@ def dry_run(key: str, db_alias: str, size: int = 10) -> DryRun:
     """Run the first stage of a migration on `size` objects from all over its queryset, and roll everything back.
 
     What `on_commit` was given is dropped, and mail and what goes to the backend's queue are held back; calls to other
-    services are not, so a stage with `atomic = False` is refused with `CannotDryRun`. Raise as `api.launch` does for
-    what cannot be run at all.
+    services are not, so a stage with `atomic = False` is refused with `CannotDryRun`. So is a database that is busy.
+    Raise as `api.launch` does for what cannot be run at all.
     """
     if not 1 <= size <= MAX_SIZE:
         raise CannotDryRun(f"A dry run of {size!r} objects is not possible; allowed: 1 to {MAX_SIZE}.")
@@ -96,6 +96,15 @@ def dry_run(key: str, db_alias: str, size: int = 10) -> DryRun:
             f"Migration {key!r} has atomic = False: its operation may have effects that no rollback takes back. "
             "It cannot be tried."
         )
+    try:
+        return _roll_back(migration, stage, db_alias, size)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        raise CannotDryRun(f"The database refused: {error}. Nothing was changed; try again.") from error
+
+
+def _roll_back(migration: BaseMigration, stage: Stage, db_alias: str, size: int) -> DryRun:
     with (
         mail_held_back() as mails,
         _sends_held_back(migration) as sends,
@@ -114,7 +123,7 @@ def _sends_held_back(migration: BaseMigration) -> contextlib.AbstractContextMana
 def _try(stage: Stage, db_alias: str, size: int) -> DryRun:
     if isinstance(stage, OnceStage):
         work, whole = OnceWork(stage, db_alias), Portion(last=None, count=1)
-        seconds, error = _operate(lambda: work.operate(whole, Writes()), db_alias)
+        seconds, error = _operate(lambda: work.operate(whole, Writes()), db_alias, _References(db_alias))
         done = Tried(object_pk=[], changes={}, error=error)
         return DryRun(objects=[done], total=1, is_total_estimated=False, duration=dt.timedelta(seconds=seconds))
     assert isinstance(stage, MappedStage)
@@ -158,6 +167,7 @@ def _try_objects(
 ) -> tuple[list[Tried], float]:
     work = BatchWork(stage, db_alias) if stage.operation_batch else ObjectWork(stage, db_alias)
     base = queryset.model._base_manager.using(db_alias)
+    references = _References(db_alias)
     tried, total = [], 0.0
     for unit in list(work.units(work.portion_of(sample, may_lock=True))):
         mine = base.filter(keyset.exactly(keys.decode(unit.object_pk or []))).values()
@@ -168,7 +178,7 @@ def _try_objects(
             work.operate(unit, writes)
             writes.flush(db_alias)
 
-        seconds, error = _operate(call, db_alias)
+        seconds, error = _operate(call, db_alias, references)
         total += seconds
         after = mine.first()
         changes = {name: (value, after[name]) for name, value in before.items() if after and after[name] != value}
@@ -176,17 +186,42 @@ def _try_objects(
     return tried, total
 
 
-def _operate(call: Callable[[], None], db_alias: str) -> tuple[float, str]:
+class _References:
+    """The foreign keys that are checked at COMMIT, which does not come."""
+
+    def __init__(self, db_alias: str) -> None:
+        self._connection = connections[db_alias]
+        self._dangling_before = self._dangling()
+
+    def check(self) -> None:
+        """Raise `IntegrityError` where COMMIT would."""
+        for table, _, referenced, _ in self._dangling() - self._dangling_before:
+            raise IntegrityError(f"A row of {table!r} would refer to a row of {referenced!r} that does not exist.")
+        if self._connection.vendor != "sqlite" and self._connection.features.can_defer_constraint_checks:
+            self._connection.check_constraints()
+
+    def _dangling(self) -> frozenset[tuple[Any, ...]]:
+        """Table, row, referenced table and key, on SQLite, whose COMMIT does not mind those of before."""
+        if self._connection.vendor != "sqlite":
+            return frozenset()
+        with self._connection.cursor() as cursor:
+            return frozenset(cursor.execute("PRAGMA foreign_key_check").fetchall())
+
+
+def _operate(call: Callable[[], None], db_alias: str, references: _References) -> tuple[float, str]:
     """Call it in a savepoint. Return the seconds that it took, and what it raised."""
     started = time.monotonic()
+    seconds = None
     error = ""
     try:
         with no_implicit_commit(db_alias), transaction.atomic(using=db_alias):
             call()
             check_not_spoiled(db_alias)
+            seconds = time.monotonic() - started
+            references.check()
     except Exception as raised:
         if is_transient(raised):
             raise
         told = explained(raised)
         error = f"{type(told).__name__}: {told}"
-    return time.monotonic() - started, error
+    return time.monotonic() - started if seconds is None else seconds, error

@@ -69,12 +69,16 @@ class BatchInFlight(MassMigrationError):
     """A batch is still being finished; try again in a moment."""
 
 
+class InsideTransaction(MassMigrationError, RuntimeError):
+    """The caller is in a transaction, of which this cannot be a part."""
+
+
 class CannotResolve(MassMigrationError):
     """Failed objects cannot be retried or marked as resolved as asked."""
 
 
 class CannotDryRun(MassMigrationError):
-    """The migration cannot be tried without effect."""
+    """The migration cannot be tried without effect, or the database is too busy for it."""
 
 
 class BackendActionFailed(MassMigrationError):

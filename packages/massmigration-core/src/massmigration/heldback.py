@@ -40,17 +40,19 @@ def mail_held_back() -> Iterator[list[Any]]:
 
 
 def _replace() -> None:
-    """Every mail asks for its connection by one of these names. Other threads go on to get real ones."""
+    """Every mail asks for its connection by one of these names. Other threads go on to get real ones.
+
+    `import_string` is what `get_connection` finds the backend's class with, also for who has imported it before.
+    """
     global _holders
     with _lock:
         _holders += 1
         if _holders > 1:
             return
-        handler = getattr(mail, "MailersHandler", None)  # since Django 6.1
-        for owner, name in [(mail, "get_connection"), *([(handler, "create_connection")] if handler else [])]:
-            original = getattr(owner, name)
-            _originals.append((owner, name, original))
-            setattr(owner, name, _or_holder(original))
+        _replace_one(mail, "get_connection", _holder)
+        _replace_one(mail, "import_string", lambda: _holder)
+        if handler := getattr(mail, "MailersHandler", None):  # since Django 6.1
+            _replace_one(handler, "create_connection", _holder)
 
 
 def _put_back() -> None:
@@ -62,8 +64,16 @@ def _put_back() -> None:
             setattr(*_originals.pop())
 
 
-def _or_holder(original: Callable[..., Any]) -> Callable[..., Any]:
-    def connection(*arguments: Any, **options: Any) -> Any:
-        return original(*arguments, **options) if _held.get() is None else _Holder()
+def _replace_one(owner: Any, name: str, instead: Callable[[], Any]) -> None:
+    original = getattr(owner, name)
 
-    return connection
+    def replacement(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **options) if _held.get() is None else instead()
+
+    _originals.append((owner, name, original))
+    setattr(owner, name, replacement)
+
+
+def _holder(*arguments: Any, **options: Any) -> _Holder:
+    """In place of a backend's class, whatever options that has."""
+    return _Holder()

@@ -11,6 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from massmigration.conf import settings
+from massmigration.exceptions import InsideTransaction
 
 
 @contextlib.contextmanager
@@ -23,14 +24,14 @@ def engine_transaction(
 ) -> Iterator[None]:
     """One transaction.
 
-    `durable`: refuse to be a part of the caller's transaction, with `RuntimeError`.
+    `durable`: refuse to be a part of the caller's transaction, with `InsideTransaction`.
     `idle_limit`: the server ends it when it sits idle for longer, so that the row locks of a frozen
     worker do not block the others for ever (default: `MASSMIGRATION_IDLE_LIMIT`).
     `lock_wait`: how long a statement waits for a row lock (default: the server's own limit).
     """
     connection = connections[db_alias]
     if connection.in_atomic_block:  # the caller's transaction, or the one that Django's TestCase puts around a test
-        with transaction.atomic(using=db_alias, durable=durable):
+        with _within(db_alias, durable=durable):
             yield
         return
     limits = _limits(connection, idle_limit or settings.IDLE_LIMIT, lock_wait)
@@ -44,6 +45,20 @@ def engine_transaction(
             with connection.cursor() as cursor:
                 for name, milliseconds in limits.items():
                     cursor.execute(f"SET LOCAL {name} = {milliseconds}")
+        yield
+
+
+@contextlib.contextmanager
+def _within(db_alias: str, *, durable: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(transaction.atomic(using=db_alias, durable=durable))
+        except RuntimeError as error:
+            raise InsideTransaction(
+                f"This cannot be done within a transaction on database {db_alias!r}: it waits for batches to end, and "
+                "must commit by itself. Call it outside of transaction.atomic(); a view with ATOMIC_REQUESTS needs "
+                "transaction.non_atomic_requests."
+            ) from error
         yield
 
 

@@ -12,7 +12,7 @@ from django.db import DatabaseError, InterfaceError, connections
 
 from massmigration import api, progress
 from massmigration.definitions.base import BaseMigration
-from massmigration.exceptions import AlreadyLaunched, DependencyNotApplied, InvalidTransition
+from massmigration.exceptions import AlreadyLaunched, BatchInFlight, DependencyNotApplied, InvalidTransition
 from massmigration.management.bar import Bar, counted, duration, number
 from massmigration.management.foreground import Foreground, ends_with_process, in_this_process
 from massmigration.management.interrupts import EXIT_RESUMABLE, Interrupts
@@ -234,8 +234,8 @@ class Run:
             api.pause(self._key, self._db_alias)
         except InvalidTransition:
             return True
-        except (DatabaseError, InterfaceError) as error:
-            if not is_transient(error):
+        except (BatchInFlight, DatabaseError, InterfaceError) as error:
+            if not isinstance(error, BatchInFlight) and not is_transient(error):
                 raise
             time.sleep(FIRST_WAIT)
             return False

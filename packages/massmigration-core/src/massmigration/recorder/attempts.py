@@ -108,8 +108,8 @@ def fake(db_alias: str, key: str, *, actor: str) -> None:
 
 def forget(
     db_alias: str, key: str, *, actor: str, verb: str = "forget", sources: Collection[Status] = FORGOTTEN
-) -> None:
-    """Delete the record, as if it had never been launched. Its events stay.
+) -> MigrationRecord:
+    """Delete the record, as if it had never been launched, and return it as it was. Its events stay.
 
     `verb`, `sources`: what it is deleted for, and the statuses from which it may be.
     """
@@ -118,6 +118,24 @@ def forget(
         ShardRecord.objects.using(db_alias).filter(record_id=key).delete()
         FailedObject.objects.using(db_alias).filter(record_id=key).delete()
         MigrationRecord.objects.using(db_alias).filter(key=key).delete()
+    return old
+
+
+def put_back(db_alias: str, old: MigrationRecord, *, actor: str, error: Exception) -> None:
+    """Insert a record that was forgotten to be launched again, where that could not be: unless there is a new one."""
+    with engine_transaction(db_alias, durable=False):
+        if records.get(db_alias, old.key) is None:
+            old.save(using=db_alias, force_insert=True)
+            detail = f"It stays {old.status}: {type(error).__name__}: {error}"
+            events.add(
+                db_alias,
+                old.key,
+                "not launched",
+                attempt_id=old.attempt_id,
+                actor=actor,
+                to_status=old.status,
+                detail=detail,
+            )
 
 
 def _begun(actor: str, source_hash: str) -> dict[str, Any]:
@@ -148,7 +166,7 @@ def _replacing(
 ) -> Iterator[None]:
     """Replace the attempt as it was read, with its shards; the block is a part of the transaction."""
     attempt_id = uuid.uuid4()
-    with _bounded(db_alias, old.key), engine_transaction(db_alias, lock_wait=settings.LOCK_WAIT):
+    with bounded(db_alias, old.key), engine_transaction(db_alias, lock_wait=settings.LOCK_WAIT):
         replaced = (
             MigrationRecord.objects.using(db_alias)
             .filter(key=old.key, attempt_id=old.attempt_id, status=old.status, is_planned=old.is_planned)
@@ -183,7 +201,8 @@ def _replacing(
 
 
 @contextlib.contextmanager
-def _bounded(db_alias: str, key: str) -> Iterator[None]:
+def bounded(db_alias: str, key: str) -> Iterator[None]:
+    """Raise `BatchInFlight` where a batch holds what is wanted for longer than can be waited."""
     try:
         yield
     except DatabaseError as error:
@@ -198,8 +217,10 @@ def _resolve_all(db_alias: str, key: str) -> None:
 
 def _who(db_alias: str, key: str) -> str:
     shards = ShardRecord.objects.using(db_alias).filter(record_id=key, lease_token__isnull=False)
-    workers = ", ".join(sorted({shard.worker for shard in shards})) or "another process"
+    workers = ""
+    with contextlib.suppress(DatabaseError):
+        workers = ", ".join(sorted({shard.worker for shard in shards}))
     return (
-        f"A batch of migration {key!r} on database {db_alias!r} is still being finished by {workers}. "
+        f"A batch of migration {key!r} on database {db_alias!r} is still being finished by {workers or 'another process'}. "
         "Nothing was changed; try again in a moment."
     )

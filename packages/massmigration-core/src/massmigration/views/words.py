@@ -75,6 +75,7 @@ VERBS = {
     "applied": pgettext_lazy("event", "applied"),
     "failed": pgettext_lazy("event", "failed"),
     "not sent": pgettext_lazy("event", "not sent"),
+    "not launched": pgettext_lazy("event", "not launched"),
     "code changed": pgettext_lazy("event", "code changed"),
     "convert": pgettext_lazy("event", "convert"),
     "run on fresh": pgettext_lazy("event", "run on fresh"),

@@ -76,7 +76,7 @@ class Command(MassMigrationCommand):
             self._try(migrations[0].key, db_alias, options["dry_run"])
         else:
             self._migrate(migrations, db_alias, options, is_named=is_named)
-        if self._broken and not options["plan"]:
+        if self._broken and (options["check"] or not options["plan"]):
             raise CommandError("\n".join(map(str, self._broken)))
 
     def _note_broken(self, app_label: str | None, db_alias: str) -> None:
