@@ -7,6 +7,7 @@ import redis
 import rq
 from asgiref.sync import async_to_sync
 from celery.exceptions import Retry
+from celery.worker.request import Request
 
 from massmigration import record_cache
 from massmigration.enforcement import requires_migration, retry_until_migrated
@@ -29,9 +30,20 @@ def cache(db_alias):
 
 @pytest.fixture
 def app():
-    app = celery.Celery("later", set_as_current=False)
-    app.conf.update(task_always_eager=True)  # which tries again at once
-    return app
+    app = celery.Celery("later", broker="memory://", set_as_current=False)
+    yield app
+    app.close()
+
+
+def work(app):
+    """Do what is in the queue, as a worker does, but without waiting for its time. Return what the last task did."""
+    result = None
+    with app.connection_for_read() as connection, connection.SimpleQueue(app.conf.task_default_queue) as queue:
+        while queue.qsize():
+            message = queue.get_nowait()
+            result = Request(message, app=app).execute()
+            message.ack()
+    return result
 
 
 def apply_migration(db_alias):
@@ -62,8 +74,26 @@ def test_a_task_of_celery_is_tried_again_until_it_is_applied(db_alias, app, is_b
     def task(*args):
         return args[-1]
 
-    assert task.delay(42).get() == 42
+    task.delay(42)
+
+    assert work(app) == 42
     assert len(tries) == 3
+
+
+@pytest.mark.parametrize("is_bound", [True, False], ids=["bound", "free"])
+def test_a_task_of_celery_that_is_run_at_once_raises(db_alias, app, is_bound):
+    @app.task(bind=is_bound, shared=False)
+    @after_two_tries(db_alias)
+    @retry_until_migrated(KEY, db_alias, skip_in_tests=False, delay=AT_ONCE)
+    def task(*args):
+        return args[-1]
+
+    app.conf.task_always_eager = True
+    done = task.delay(42)
+
+    with pytest.raises(RequiredMigrationNotApplied):
+        done.get()
+    assert len(tries) == 1
 
 
 def test_a_task_of_celery_waits_as_long_as_it_is_told(db_alias, app):
@@ -112,6 +142,16 @@ def test_a_job_of_rq_is_tried_again_until_it_is_applied(db_alias, redis_url):
     knows_retries = hasattr(rq.Worker, "handle_job_retry")  # since RQ 2
     expected = ("finished", 42, 3) if knows_retries else ("failed", None, 1)
     assert (job.get_status(), job.return_value(), len(tries)) == expected
+
+
+def test_a_job_of_rq_that_is_run_at_once_raises(db_alias, redis_url):
+    connection = redis.Redis.from_url(redis_url)
+    queue = rq.Queue("later", connection=connection, is_async=False)
+
+    job = queue.enqueue(f"{__name__}.job_for_rq", db_alias)
+
+    assert (job.get_status(), len(tries)) == ("failed", 1)
+    assert "RequiredMigrationNotApplied" in job.latest_result().exc_string
 
 
 def test_elsewhere_it_raises(db_alias, app):

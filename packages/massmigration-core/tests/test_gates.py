@@ -1,9 +1,12 @@
+import dataclasses
 import io
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from django.apps import apps
+from django.core.exceptions import FieldError
 from django.core.management import CommandError, call_command
 from django.db import connections, migrations
 from django.db.migrations.writer import MigrationWriter
@@ -140,6 +143,66 @@ def test_what_rounds_off_the_rows_is_none_to_count(used, inline, monkeypatch, is
             used.migrate()
 
     assert (used.applied[-1] == NOT_NULL) is is_ending
+
+
+def test_a_queryset_that_raises_closes_the_gate(used, inline, monkeypatch):
+    monkeypatch.setattr(store.get(KEY), "get_queryset", parcels_by_a_field_that_is_gone)
+
+    with pytest.raises(GateClosed, match=r"it cannot be said how many rows are left \(FieldError: Cannot resolve"):
+        used.migrate()
+
+    assert NOT_NULL not in used.applied
+
+
+def parcels_by_a_field_that_is_gone(db_alias):
+    return apps.get_model("gated", "Parcel").objects.filter(pennies=None)
+
+
+def raise_value_error(db_alias):
+    raise ValueError("No network.")
+
+
+def raise_field_error(db_alias):
+    raise FieldError("No such field.")
+
+
+def fail_in_the_database(db_alias):
+    with connections[db_alias].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM gated_parcel WHERE pennies IS NULL")
+
+
+COUNTS = [raise_value_error, raise_field_error, fail_in_the_database, lambda db_alias: None]
+
+
+@pytest.mark.parametrize("count", COUNTS, ids=["value", "field", "database", "none"])
+def test_a_count_that_raises_closes_the_gate(used, inline, monkeypatch, count):
+    monkeypatch.setattr(store.get(KEY), "get_stages", stages_with(count))
+
+    with pytest.raises(GateClosed, match=r"it is not run; it cannot be said how many rows are left \(\w+: "):
+        used.migrate()
+
+    assert NOT_NULL not in used.applied
+
+
+def test_a_count_that_raises_does_not_spoil_the_transaction_of_the_schema_migration(used, monkeypatch):
+    monkeypatch.setattr(GATE, "run_inline_up_to", 3)
+    monkeypatch.setattr("massmigration.gates.guard", lambda *args: None)
+    monkeypatch.setattr(store.get(KEY), "get_stages", stages_with(fail_in_the_database))
+
+    with pytest.raises(GateClosed, match="it cannot be said how many rows are left"):
+        used.migrate()
+
+
+def test_stages_that_cannot_be_had_close_the_gate(used, inline, monkeypatch):
+    monkeypatch.setattr(store.get(KEY), "get_stages", lambda: raise_value_error(""))
+
+    with pytest.raises(GateClosed, match=r"it cannot be said how many rows are left \(ValueError: No network\.\)"):
+        used.migrate()
+
+
+def stages_with(remaining):
+    (stage,) = store.get(KEY).get_stages()
+    return lambda: [dataclasses.replace(stage, remaining=remaining)]
 
 
 @pytest.mark.parametrize("is_ending", [True, False])

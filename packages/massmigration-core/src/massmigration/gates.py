@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from django.db import DatabaseError, router
+from django.db import router, transaction
 from django.db.migrations.operations.base import Operation
 from django.db.models.signals import pre_migrate
 
@@ -14,6 +14,7 @@ from massmigration import fresh, progress, record_cache, required_by, tables
 from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import MappedStage, only_mapped
 from massmigration.exceptions import BadMigrationFile, GateClosed, MassMigrationError, MigrationNotFound
+from massmigration.executor.proving import remaining
 from massmigration.loader import store
 from massmigration.management.showing import facts_of
 from massmigration.states import Status
@@ -101,12 +102,12 @@ class _Look:
         return self._problem_of_running(migration, self._limit)
 
     def _problem_of_running(self, migration: BaseMigration, limit: int) -> str:
-        has_few = _has_at_most(migration, self.db_alias, limit)
+        has_few, why = _ask(_has_at_most, migration, self.db_alias, limit)
         if has_few is None and self._is_ahead:
-            has_few = _are_tables_small(migration, self.db_alias, limit)
+            has_few, why = _ask(_are_tables_small, migration, self.db_alias, limit)
         if not has_few:
             rows = f"more than {limit} rows are" if has_few is False else "it cannot be said how many rows are"
-            return f"{self._standing()}; {rows} left, so it is not run here"
+            return f"{self._standing()}; {rows} left{why}, so it is not run here"
         if self._is_atomic:
             return (
                 f"{self._standing()}; it could be run here, but not in a transaction: "
@@ -133,6 +134,18 @@ def _run(look: _Look) -> None:
         raise GateClosed(f"Mass migration {look.key!r} was run on database {look.db_alias!r}, and is {outcome}")
 
 
+def _ask(
+    look: Callable[[BaseMigration, str, int], bool | None], migration: BaseMigration, db_alias: str, limit: int
+) -> tuple[bool | None, str]:
+    """What it says, or None and why not: the file is the users' code, and its columns may not be there yet."""
+    try:
+        # A statement that fails would spoil the transaction of the schema migration.
+        with transaction.atomic(using=db_alias):
+            return look(migration, db_alias, limit), ""
+    except Exception as error:
+        return None, f" ({type(error).__name__}: {str(error).strip()})"
+
+
 def _mapped(migration: BaseMigration) -> list[MappedStage]:
     """Its stages, if there are only rows to count."""
     try:
@@ -142,31 +155,24 @@ def _mapped(migration: BaseMigration) -> list[MappedStage]:
 
 
 def _has_at_most(migration: BaseMigration, db_alias: str, limit: int) -> bool | None:
-    """Whether no more rows are left; None: that cannot be known, or not yet."""
+    """Whether no more rows are left; None: there are none to count."""
     stages = _mapped(migration)
     if not stages:
         return None
     left = 0
-    try:
-        for stage in stages:
-            if stage.remaining is not None:
-                left += stage.remaining(db_alias)
-                continue
-            queryset = stage.rows(db_alias)
-            left += queryset.order_by()[: limit + 1].count()
-    except (DatabaseError, MassMigrationError):
-        return None
+    for stage in stages:
+        if stage.remaining is not None:
+            left += remaining(stage, db_alias)
+        else:
+            left += stage.rows(db_alias).order_by()[: limit + 1].count()
     return left <= limit
 
 
 def _are_tables_small(migration: BaseMigration, db_alias: str, limit: int) -> bool | None:
     """Whether the tables themselves have no more rows: their columns may not be there yet."""
-    try:
-        querysets = [each.rows(db_alias) for each in _mapped(migration)]
-        pks = [each.model._base_manager.using(db_alias).order_by().values("pk") for each in querysets]
-        return sum(each[: limit + 1].count() for each in pks) <= limit if pks else None
-    except (DatabaseError, MassMigrationError):
-        return None
+    querysets = [each.rows(db_alias) for each in _mapped(migration)]
+    pks = [each.model._base_manager.using(db_alias).order_by().values("pk") for each in querysets]
+    return sum(each[: limit + 1].count() for each in pks) <= limit if pks else None
 
 
 def guard(db_alias: str, plan: Sequence[tuple[Any, bool]]) -> None:

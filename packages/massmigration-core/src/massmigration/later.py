@@ -9,15 +9,21 @@ from typing import Any
 MOST_RETRIES = 1_000_000
 """RQ wants a number; and Celery takes None for the task's own, which are few."""
 
+_NO_WORKER = (None, "", "sync")
+"""What RQ has as the worker of a job that nobody has begun, or that a queue with `is_async=False` runs itself."""
+
 
 def retry_later(error: Exception, delay: dt.timedelta, args: tuple[Any, ...]) -> Any:
     """Raise what makes Celery run the present task again, or return what makes RQ do so; raise `error` elsewhere.
 
-    Their modules are only looked at if somebody has imported them.
+    Elsewhere is also where a task is run at once by who sends it: no queue could wait. Their modules are only looked
+    at if somebody has imported them.
     """
     seconds = int(delay.total_seconds())
     task = _celery_task(args)
     if task is not None:
+        if task.request.is_eager:
+            raise error
         raise task.retry(exc=error, countdown=seconds, max_retries=MOST_RETRIES)
     retry = _retry_of_rq()
     if retry is None:
@@ -36,8 +42,9 @@ def _celery_task(args: tuple[Any, ...]) -> Any:
 
 
 def _retry_of_rq() -> Any:
-    """The class whose instance a job returns, where this version of RQ knows it and a job is being run."""
+    """The class whose instance a job returns, where this version of RQ knows it and a worker is running a job."""
     rq = sys.modules.get("rq")
-    if rq is None or not hasattr(rq.Worker, "handle_job_retry") or rq.get_current_job() is None:
+    if rq is None or not hasattr(rq.Worker, "handle_job_retry"):
         return None
-    return rq.Retry
+    job = rq.get_current_job()
+    return None if job is None or job.worker_name in _NO_WORKER else rq.Retry
