@@ -92,6 +92,30 @@ def test_once_it_is_applied_nothing_is_asked(db_alias, monkeypatch):
     assert len(captured) == 0
 
 
+def test_an_object_that_was_loaded_before_it_was_applied_is_read_again(db_alias, monkeypatch):
+    oracle.make_items(db_alias, 1)
+    key = register(monkeypatch, Slugs)
+    item = get(db_alias)
+    launch(key, db_alias)
+    record_cache.clear()
+
+    assert ensure_migrated(item, key) is False
+    assert (item.n, item.slug) == (1, "item 0")
+
+
+@pytest.mark.parametrize("server_alias", ["mariadb"], indirect=True)
+def test_in_a_transaction_that_does_not_see_what_workers_commit_it_is_refused(server_alias, monkeypatch):
+    oracle.make_items(server_alias, 1)
+    key = register(monkeypatch, Slugs)
+    monkeypatch.setattr(connections[server_alias], "isolation_level", "repeatable read")
+
+    with transaction.atomic(using=server_alias), pytest.raises(CannotEnsure, match="may not see what workers"):
+        ensure_migrated(get(server_alias), key)
+
+    assert oracle.counts(server_alias) == [0]
+    assert ensure_migrated(get(server_alias), key) is True
+
+
 def test_it_can_be_awaited(db_alias, monkeypatch):
     oracle.make_items(db_alias, 1)
     key = register(monkeypatch, Slugs)

@@ -86,12 +86,23 @@ def test_objects_that_failed_count_while_they_are_left_behind(db_alias):
     assert (found.done, found.failed) == (12, 3)
 
 
-def test_a_look_takes_two_queries(db_alias, django_assert_num_queries):
+def test_objects_that_failed_in_earlier_attempts_count_too(db_alias):
+    make_record(db_alias, {"processed": 10, "failed": 0})
+    FailedObject.objects.using(db_alias).create(
+        record_id=KEY, attempt_id=uuid.uuid4(), stage=0, shard=0, was_passed=True, failed_at=DatabaseNow()
+    )
+
+    found = progress.read(KEY, db_alias)
+
+    assert (found.done, found.failed) == (11, 1)
+
+
+def test_a_look_takes_three_queries(db_alias, django_assert_num_queries):
     from django.db import connections
 
     make_record(db_alias, {}, {}, {})
 
-    with django_assert_num_queries(2, connection=connections[db_alias]):
+    with django_assert_num_queries(3, connection=connections[db_alias]):
         progress.read(KEY, db_alias)
 
 

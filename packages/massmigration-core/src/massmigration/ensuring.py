@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.db import connections
 from django.db.models import Model
 
 from massmigration import record_cache
@@ -30,7 +31,10 @@ def ensure_migrated(obj: Model, migration_identifier: str | Sequence[str], db_al
     """
     key = key_of(migration_identifier)
     db_alias = db_alias or obj._state.db or "default"
-    if record_cache.is_applied(key, db_alias):
+    if record_cache.is_known(key, db_alias):
+        return False
+    if record_cache.is_applied(key, db_alias):  # perhaps only since the object was loaded
+        obj.refresh_from_db(using=db_alias)
         return False
     store.get(key).check_db_alias(db_alias)
     stage = _stage(key)
@@ -43,6 +47,7 @@ def ensure_migrated(obj: Model, migration_identifier: str | Sequence[str], db_al
         raise CannotEnsure(
             f"Migration {key!r} does not tell what is done: let get_queryset() leave it out, and catch_up be True."
         )
+    _check_isolation(key, db_alias)
     needed = _do(obj, stage, Keyset.of(queryset.model), db_alias)
     obj.refresh_from_db(using=db_alias)
     return needed
@@ -64,6 +69,16 @@ def _stage(key: str) -> MappedStage:
             "object at the same time."
         )
     return stage
+
+
+def _check_isolation(key: str, db_alias: str) -> None:
+    connection = connections[db_alias]
+    is_committed = getattr(connection, "isolation_level", None) == "read committed"
+    if connection.vendor == "mysql" and connection.in_atomic_block and not is_committed:
+        raise CannotEnsure(
+            f"The transaction on database {db_alias!r} may not see what workers of migration {key!r} have committed "
+            "since it began. Call it outside of transaction.atomic(), or set isolation_level to 'read committed'."
+        )
 
 
 def _do(obj: Model, stage: MappedStage, keyset: Keyset, db_alias: str) -> bool:

@@ -114,7 +114,7 @@ class Look:
 
 
 def read(key: str, db_alias: str, *, with_elapsed: bool = False) -> Reading | None:
-    """Look at a migration, with two queries, or three when objects have failed. None: it has no record.
+    """Look at a migration, with three queries at most. None: it has no record.
 
     `with_elapsed`: find out how long it has been worked at, with one query more.
     """
@@ -129,7 +129,7 @@ def look(key: str, db_alias: str, *deferred: str, with_elapsed: bool = True) -> 
         return None
     shards = list(ShardRecord.objects.using(db_alias).filter(record_id=key).defer(*deferred))
     present = [shard for shard in shards if shard.stage == record.stage]
-    failed, left = _failures(key, record.stage, db_alias) if any(shard.failed for shard in present) else (0, 0)
+    failed, left = _failures(key, record.stage, db_alias) if present else (0, 0)  # of earlier attempts, too
     silence, lease_left = _waits([shard for shard in present if not shard.is_done], record.now)
     tally = Tally(
         moved=sum(shard.processed + shard.skipped for shard in present),
