@@ -11,6 +11,7 @@ from massmigration.backends.dummy import DummyBackend
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings as conf
 from massmigration.jobs import Job
+from massmigration.loader import store
 from massmigration.models import MigrationRecord, ShardRecord
 from testsupport import oracle
 from testsupport.testapp.models import Call
@@ -253,3 +254,18 @@ def test_a_run_that_a_migration_manages_itself_is_left_alone(db_alias, dummy):
     make_due(db_alias)
 
     assert healing.heal(db_alias) == 0
+
+
+def test_one_that_cannot_be_sent_keeps_no_other_from_it(db_alias, dummy, monkeypatch, caplog):
+    def refuse():
+        raise KeyError("QUEUE_URL")
+
+    monkeypatch.setattr(store.get("testapp:0002_by_object"), "get_backend_params", refuse, raising=False)
+    for name in ("0002_by_object", "0003_by_fields"):
+        add_record(db_alias, name)
+    make_due(db_alias)
+
+    healing.heal(db_alias)
+
+    assert sent(dummy) == {("testapp:0003_by_fields", "plan", 0): 1}
+    assert "QUEUE_URL" in caplog.text

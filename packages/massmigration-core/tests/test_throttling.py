@@ -4,9 +4,12 @@ import pytest
 
 from massmigration import api
 from massmigration.backends.handler import get_backend
-from massmigration.jobs import Job
+from massmigration.clock import DatabaseNow
+from massmigration.conf import settings as conf
+from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.recorder import shards as recorder
 from massmigration.states import Status
 from massmigration.throttling import MaxRowsPerSecond, Passed
 from testsupport.testapp.models import Item
@@ -116,3 +119,22 @@ def test_a_throttle_that_is_not_there_slows_and_is_logged(db_alias, throttled, s
 
     assert MigrationRecord.objects.using(db_alias).get().status == Status.APPLIED
     assert f"Throttle 'no.such.throttle' of migration {KEY} raised." in caplog.text
+
+
+def test_shards_that_wait_as_they_were_told_share_the_limit(db_alias):
+    record = MigrationRecord.objects.using(db_alias).create(key=KEY, status=Status.RUNNING, is_planned=True)
+    lease = conf.LEASE
+    shards = [
+        {"lease_until": DatabaseNow(lease), "next_send_at": DatabaseNow(lease)},  # at work
+        {"next_send_at": DatabaseNow(2 * lease)},  # told to wait
+        {"next_send_at": DatabaseNow(lease)},  # on its way
+        {"next_send_at": DatabaseNow(2 * lease), "send_count": 1},  # sent again
+        {"next_send_at": DatabaseNow(2 * lease), "is_done": True},
+    ]
+    for index, shard in enumerate(shards):
+        ShardRecord.objects.using(db_alias).create(
+            record=record, attempt_id=record.attempt_id, stage=0, index=index, **shard
+        )
+    job = Job(kind=JobKind.SHARD, key=KEY, db_alias=db_alias, attempt_id=str(record.attempt_id))
+
+    assert recorder.going(job) == 2

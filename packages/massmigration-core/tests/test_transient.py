@@ -238,6 +238,11 @@ def test_an_error_of_another_class_does_not_pass(error):
         'connection to server at "127.0.0.1" failed: Connection refused',
         "connection timeout expired",
         "FATAL:  sorry, too many clients already",
+        "[Errno -3] Temporary failure in name resolution",
+        'could not translate host name "db" to address: Name or service not known',
+        'connection to server at "10.0.0.1", port 5432 failed: timeout expired',
+        'connection to server at "10.0.0.1", port 5432 failed: No route to host',
+        "FATAL:  server login has been failing, cached error: connect failed (server_login_retry)",
     ],
 )
 def test_what_drivers_say_of_a_lost_connection_passes(message):

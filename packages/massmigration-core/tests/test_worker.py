@@ -1,4 +1,5 @@
 import dataclasses
+import datetime as dt
 import uuid
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from massmigration.exceptions import BadPayload
 from massmigration.jobs import Job, JobKind
 from massmigration.models import MigrationRecord
+from massmigration.recorder import shards
 from massmigration.states import Status
 from massmigration.testing import run_migration
 from massmigration.worker import perform
@@ -85,3 +87,29 @@ def test_a_migration_can_be_run_in_a_test_that_never_commits(settings):
 
     assert run_migration("testapp:0005_two_stages").status == Status.APPLIED
     assert counts("default") == [1]
+
+
+def test_who_takes_over_from_a_worker_that_died_begins_with_half_a_batch(race):
+    (payload,) = race.plan()
+    job = Job.loads(payload)
+    race.shards.update(batch_size=800)
+
+    sizes = []
+    for _ in range(3):
+        sizes.append(shards.claim(job, "one that dies").batch_size)
+        race.expire()
+    released = shards.claim(job, "one that ends")
+    shards.release(released, wait=dt.timedelta(0))
+
+    assert [*sizes, released.batch_size] == [800, 400, 200, 100]
+    assert shards.claim(job, "the next").batch_size == 100
+
+
+def test_half_of_the_first_batch_is_half_of_the_setting(race, settings):
+    settings.MASSMIGRATION_BATCH_SIZE = 500
+    (payload,) = race.plan()
+    job = Job.loads(payload)
+    shards.claim(job, "one that dies")
+    race.expire()
+
+    assert shards.claim(job, "the next").batch_size == 250

@@ -15,7 +15,7 @@ class Passed:
     rows: int
     duration: dt.timedelta
     workers: int
-    """How many workers are at shards of the migration on this database, this one included."""
+    """How many shards of the migration on this database workers are at, or wait to go on with; this one included."""
 
 
 class MaxRowsPerSecond:

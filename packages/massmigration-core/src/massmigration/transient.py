@@ -30,6 +30,7 @@ _MYSQL = frozenset(
         1927,  # the connection was killed
         2002,  # cannot connect
         2003,
+        2005,  # the host's name cannot be resolved
         2006,  # the server has gone away
         2013,  # lost connection during a query
         2055,
@@ -41,7 +42,10 @@ _CONNECTION = re.compile(
     r"server closed the connection|connection (is|already|was|has been) (closed|lost)|terminating connection|"
     r"connection (refused|reset|timed out|failed|timeout expired)|consuming input failed|EOF detected|broken pipe|"
     r"SSL connection has been closed|no connection to the server|could not (connect|send|receive)|"
-    r"the database system is|too many clients|connection slots are reserved",
+    r"the database system is|too many clients|connection slots are reserved|"
+    r"timeout expired|No route to host|network is unreachable|"
+    r"name resolution|name or service not known|could not translate host name|"
+    r"server login has been failing",  # as PgBouncer says of a server that is away
     re.IGNORECASE,
 )
 

@@ -10,7 +10,6 @@ from django.db import DatabaseError, InterfaceError
 
 from massmigration.backends import handler
 from massmigration.conf import settings
-from massmigration.exceptions import BadBackend
 from massmigration.recorder import due
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ def heal(db_alias: str) -> int:
         logger.info("Migration %s on database %s: sending its %s again.", item.job.key, db_alias, item.job.what)
         try:
             handler.backend_of_job(item.job.key, item.backend).enqueue(item.job)
-        except BadBackend:
+        except Exception:  # a backend's parameters may be the project's code, and others are stuck, too
             logger.exception("Could not send %s.", item.job)
     return len(taken)
 

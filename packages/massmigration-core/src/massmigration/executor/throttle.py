@@ -37,7 +37,7 @@ class Throttle:
             db_alias=self._job.db_alias,
             rows=rows,
             duration=dt.timedelta(seconds=seconds),
-            workers=shards.leased(self._job),
+            workers=shards.going(self._job),
         )
         return max(_ask(throttle, batch) for throttle in self._throttles)
 

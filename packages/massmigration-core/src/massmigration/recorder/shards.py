@@ -103,6 +103,9 @@ def claim(job: Job, worker: str) -> Claim | None:
         shard = unless_locked(_shards(job)).first()
         if shard is None:
             return None
+        if shard.lease_token is not None:
+            # Its owner has died, perhaps of a batch that was too much for it.
+            shard.batch_size = max((shard.batch_size or settings.BATCH_SIZE) // 2, 1)
         claimed = (
             ShardRecord.objects.using(job.db_alias)
             .filter(LEASE_FREE, pk=shard.pk, attempt_id=job.attempt_id, is_done=False)
@@ -110,6 +113,7 @@ def claim(job: Job, worker: str) -> Claim | None:
                 lease_token=token,
                 lease_until=DatabaseNow(settings.LEASE),
                 worker=worker,
+                batch_size=shard.batch_size,
                 heartbeat_at=DatabaseNow(),
                 next_send_at=DatabaseNow(settings.LEASE),
                 send_count=0,
@@ -155,12 +159,12 @@ def read_again(claim: Claim) -> Claim | None:
     return claim_of(claim.job, shard, claim.token) if shard else None
 
 
-def leased(job: Job) -> int:
-    """How many of the stage's shards workers are at; at least one."""
-    leases = ShardRecord.objects.using(job.db_alias).filter(
-        record_id=job.key, stage=job.stage, is_done=False, lease_until__gt=DatabaseNow()
-    )
-    return max(leases.count(), 1)
+def going(job: Job) -> int:
+    """How many of the stage's shards workers are at, or wait as a throttle has told them to; at least one."""
+    is_leased = Q(lease_until__gt=DatabaseNow())
+    is_waiting = Q(lease_until=None, send_count=0, next_send_at__gt=DatabaseNow(settings.LEASE))
+    undone = ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, stage=job.stage, is_done=False)
+    return max(undone.filter(is_leased | is_waiting).count(), 1)
 
 
 def standing(job: Job) -> Standing:
