@@ -5,9 +5,9 @@ import pytest
 from django.db import DatabaseError, connections, transaction
 from django.db.models import F
 
+from massmigration.exceptions import InsideTransaction
 from massmigration.migrations import MapperMigration
 from massmigration.states import Status
-from massmigration.exceptions import InsideTransaction
 from massmigration.transactions import engine_transaction
 from massmigration.transient import is_transient
 from testsupport.adhoc import IMMEDIATE, launch, register

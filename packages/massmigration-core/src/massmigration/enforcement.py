@@ -144,7 +144,7 @@ class RequiresMigrationMixin:
         given = {name: initkwargs.pop(name) for name in _OF_MIXIN if name in initkwargs}
         named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         asked: Any = type(cls.__name__, (cls,), given | named) if given else cls
-        return super(RequiresMigrationMixin, asked).as_view(**initkwargs)
+        return super(RequiresMigrationMixin, asked).as_view(**initkwargs)  # type: ignore[misc]
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Django's, unless a migration is missing."""

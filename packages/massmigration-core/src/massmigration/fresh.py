@@ -144,7 +144,7 @@ def _reason(migration: BaseMigration, db_alias: str, run: Run, *, looks: bool) -
 
 
 def _is_made(model: type[Model], run: Run, now: frozenset[str] | None) -> bool:
-    """Whether the present `migrate` has made a model's table, or will. `now`: the tables that there are, when it has."""
+    """Whether the present `migrate` has made a model's table, or will. `now`: the tables there are, when it has."""
     meta = model._meta.concrete_model._meta  # type: ignore[union-attr]
     table = meta.db_table.lower()
     if table in run.tables or not meta.managed or not router.allow_migrate_model(run.db_alias, model):

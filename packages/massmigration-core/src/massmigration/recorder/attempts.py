@@ -220,7 +220,8 @@ def _who(db_alias: str, key: str) -> str:
     workers = ""
     with contextlib.suppress(DatabaseError):
         workers = ", ".join(sorted({shard.worker for shard in shards}))
+    workers = workers or "another process"
     return (
-        f"A batch of migration {key!r} on database {db_alias!r} is still being finished by {workers or 'another process'}. "
+        f"A batch of migration {key!r} on database {db_alias!r} is still being finished by {workers}. "
         "Nothing was changed; try again in a moment."
     )
