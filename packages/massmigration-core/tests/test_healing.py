@@ -1,5 +1,7 @@
+import datetime as dt
 import signal
 import threading
+import uuid
 from collections import Counter
 
 import pytest
@@ -10,9 +12,10 @@ from massmigration.backends import handler, healing
 from massmigration.backends.dummy import DummyBackend
 from massmigration.clock import DatabaseNow
 from massmigration.conf import settings as conf
-from massmigration.jobs import Job
+from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.recorder import shards as recorder
 from testsupport import oracle
 from testsupport.testapp.models import Call
 from testsupport.workers import Fleet
@@ -269,3 +272,78 @@ def test_one_that_cannot_be_sent_keeps_no_other_from_it(db_alias, dummy, monkeyp
 
     assert sent(dummy) == {("testapp:0003_by_fields", "plan", 0): 1}
     assert "QUEUE_URL" in caplog.text
+
+
+def at_work(db_alias, *shards):
+    """One shard that a worker has, and others that are due, with what is said of them."""
+    record = add_record(db_alias, "0003_by_fields", shards=1 + len(shards), status="running", is_planned=True)
+    make_due(db_alias)
+    mine = ShardRecord.objects.using(db_alias).filter(record=record)
+    mine.filter(index=0).update(
+        lease_token=uuid.uuid4(), lease_until=DatabaseNow(conf.LEASE), heartbeat_at=DatabaseNow()
+    )
+    for index, changes in enumerate(shards, 1):
+        mine.filter(index=index).update(**changes)
+    return mine
+
+
+def test_a_job_that_may_wait_for_its_turn_is_not_sent_again(db_alias, dummy):
+    turn = 3 * conf.JOB_DURATION
+    shards = at_work(
+        db_alias,
+        {"next_send_at": DatabaseNow(-turn + dt.timedelta(seconds=5))},
+        {"next_send_at": DatabaseNow(-turn - dt.timedelta(seconds=5))},
+    )
+
+    healing.heal(db_alias)
+
+    assert sent(dummy) == {("testapp:0003_by_fields", "shard", 2): 1}
+    shards.update(heartbeat_at=DatabaseNow(-conf.LEASE))  # nobody gets there any more
+    healing.heal(db_alias)
+    assert sent(dummy) == {("testapp:0003_by_fields", "shard", 1): 1}
+
+
+def test_a_job_that_its_owner_had_does_not_wait_for_its_turn(db_alias, dummy):
+    at_work(db_alias, {"next_send_at": DatabaseNow(), "lease_token": uuid.uuid4()})
+
+    healing.heal(db_alias)
+
+    assert sent(dummy) == {("testapp:0003_by_fields", "shard", 1): 1}
+
+
+def test_a_job_that_was_given_up_does_not_wait_for_its_turn(db_alias, dummy):
+    shards = at_work(db_alias, {})
+    job = Job(
+        kind=JobKind.SHARD,
+        key="testapp:0003_by_fields",
+        db_alias=db_alias,
+        shard=1,
+        attempt_id=str(shards[1].attempt_id),
+    )
+    recorder.release(recorder.claim(job, "one that is told to stop"), wait=None)
+
+    healing.heal(db_alias)
+
+    assert sent(dummy) == {("testapp:0003_by_fields", "shard", 1): 1}
+
+
+def test_one_worker_whose_shards_take_turns_doubles_no_job(server_alias, dummy, settings, monkeypatch):
+    oracle.make_items(server_alias, 80)
+    settings.MASSMIGRATION_BATCH_SIZE = settings.MASSMIGRATION_MAX_BATCH_SIZE = 2
+    settings.MASSMIGRATION_SHARDS = 8
+    settings.MASSMIGRATION_LEASE = dt.timedelta(seconds=1)
+    settings.MASSMIGRATION_JOB_DURATION = dt.timedelta(seconds=0.3)
+    monkeypatch.setattr("massmigration.sharding.MIN_SHARD_SIZE", 1)
+    monkeypatch.setenv("MM_TEST_PAUSE", "0.14")
+    backend = handler.get_backend()
+    api.launch("testapp:0002_by_object", server_alias)
+    shards = None
+
+    most = 0
+    while backend.sent:
+        backend.perform(backend.sent.pop(0)[0])
+        most = max(most, len(backend.sent))
+        shards = shards or ShardRecord.objects.using(server_alias).filter(is_done=False).count()
+
+    assert shards > 1
+    assert most <= 2 * shards  # without, several times as many

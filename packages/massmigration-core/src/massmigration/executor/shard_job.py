@@ -71,7 +71,7 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
             fail(job, outcome.error)
         delay = settings.LEASE / 4 if outcome.end is End.BUSY else outcome.wait
         # A worker that shuts down may take its queue along.
-        wait = dt.timedelta(0) if transport.stop_requested() else settings.LEASE + (delay or dt.timedelta(0))
+        wait = None if transport.stop_requested() else settings.LEASE + (delay or dt.timedelta(0))
         shards.release(outcome.claim, wait=wait)
         # The status is read after the release, or a resume in between would be lost.
         if outcome.end is End.LOST or not shards.is_running(job):
@@ -135,7 +135,7 @@ def _work(claim: Claim, stage: Stage, transport: Transport, deadline: float) -> 
         # Not the data's fault: give the lease back and let the queue see it.
         with contextlib.suppress(DatabaseError, InterfaceError):
             connections[job.db_alias].close_if_unusable_or_obsolete()
-            shards.release(claim, wait=dt.timedelta(0))
+            shards.release(claim, wait=None)
         raise
 
 

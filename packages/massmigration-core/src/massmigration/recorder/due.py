@@ -44,11 +44,28 @@ def _take_record(db_alias: str, record: MigrationRecord) -> list[Due]:
     if not undone.exists():
         return _take_whole(db_alias, record, JobKind.FINISH)
     due = undone.filter(LEASE_FREE, next_send_at__lte=DatabaseNow()).order_by("index")
+    found = list(due.values_list("pk", "index", "lease_token", "next_send_at", DatabaseNow()))
+    turn = _turn(db_alias, record) if found else dt.timedelta(0)
     return [
         Due(job=_job(db_alias, record, JobKind.SHARD, index), backend=record.backend)
-        for pk, index in due.values_list("pk", "index")
-        if _take_shard(db_alias, pk)
+        for pk, index, token, next_send_at, now in found
+        # An owner that has died had the job; without one, it may be in the queue.
+        if (token is not None or next_send_at + turn <= now) and _take_shard(db_alias, pk)
     ]
+
+
+def _turn(db_alias: str, record: MigrationRecord) -> dt.timedelta:
+    """How long a shard's job may wait for the others' in the queue; nothing, where no worker is left that gets there.
+
+    Jobs that only wait would be sent again, and each of them goes on to send its own continuations.
+    """
+    shards = ShardRecord.objects.using(db_alias).filter(record_id=record.key, stage=record.stage)
+    states = list(shards.values_list("is_done", "lease_until", "heartbeat_at", DatabaseNow()))
+    if not any(beat and beat > now - settings.LEASE for _, _, beat, now in states):
+        return dt.timedelta(0)
+    undone = sum(not is_done for is_done, *_ in states)
+    at_work = sum(bool(until and until > now) for is_done, until, _, now in states if not is_done)
+    return settings.JOB_DURATION * undone / max(at_work, 1)
 
 
 def _take_whole(db_alias: str, record: MigrationRecord, kind: JobKind) -> list[Due]:

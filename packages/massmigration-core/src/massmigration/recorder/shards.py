@@ -18,6 +18,9 @@ from massmigration.states import Status
 from massmigration.stores import is_of_documents
 from massmigration.transactions import engine_transaction
 
+LONG_AGO = -dt.timedelta(days=365)
+"""Longer than a job may wait in a queue."""
+
 LEASE_FREE = Q(lease_until__isnull=True) | Q(lease_until__lte=DatabaseNow())
 
 
@@ -231,10 +234,13 @@ def renew(claim: Claim) -> bool:
     )
 
 
-def release(claim: Claim, *, wait: dt.timedelta) -> bool:
-    """Give the lease back, if it is still ours. `wait`: when healing may send the shard, if nobody claims it before."""
+def release(claim: Claim, *, wait: dt.timedelta | None) -> bool:
+    """Give the lease back, if it is still ours.
+
+    `wait`: when healing may send the shard, if nobody claims it before. None: at once, for its job may be gone.
+    """
     return bool(
         ShardRecord.objects.using(claim.job.db_alias)
         .filter(pk=claim.pk, lease_token=claim.token)
-        .update(lease_token=None, lease_until=None, next_send_at=DatabaseNow(wait))
+        .update(lease_token=None, lease_until=None, next_send_at=DatabaseNow(LONG_AGO if wait is None else wait))
     )
