@@ -5,6 +5,7 @@ from django.db import connections
 
 from massmigration import api, sharding
 from massmigration.backends.base import BaseBackend
+from massmigration.backends.dummy import DummyBackend
 from massmigration.backends.pool import Pool
 from massmigration.jobs import Job
 from massmigration.recorder import finishing, shards
@@ -201,3 +202,25 @@ def test_every_row_is_done_once_when_every_job_is_delivered_twice(server_alias, 
     assert verbs(server_alias).count("applied") == 1
     assert counts(server_alias) == [1]
     assert calls(server_alias) == (rows(server_alias) if name == "0002_by_object" else [])
+
+
+@pytest.mark.parametrize("is_planned", [False, True], ids=["plan", "shard"])
+def test_what_cannot_be_sent_goes_on_when_its_delivery_comes_back(race, settings, monkeypatch, is_planned):
+    settings.MASSMIGRATION_JOB_DURATION = dt.timedelta(0)
+    race.launch()
+    payload = race.take()
+    if is_planned:
+        perform(payload)
+        payload = race.take()
+
+    def refuse(backend, payload, delay):
+        raise ConnectionError("refused on purpose")
+
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+        patch.setattr(DummyBackend, "send", refuse)
+        perform(payload)
+    assert (race.sent, verbs(race.db_alias).count("not sent")) == ([], 1)
+    perform(payload)
+    race.drain()
+
+    assert race.ending == ONCE_EACH

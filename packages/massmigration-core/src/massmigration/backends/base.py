@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, final
 
@@ -34,6 +35,9 @@ from massmigration.states import ACTIVE
 from massmigration.stores import is_of_documents
 
 logger = logging.getLogger(__name__)
+
+_not_sent: ContextVar[list[Exception] | None] = ContextVar("massmigration_not_sent", default=None)
+"""What the sends of the delivery in progress have raised."""
 
 BUDGET_SHARE = 0.5
 """The share of a hard time limit that a job's batches may use; the rest is for the last of them to end."""
@@ -167,12 +171,22 @@ class BaseBackend(ABC):
 
     @final
     def perform(self, payload: str) -> None:
-        """Work at a delivered payload, in a worker, and send what goes on with it."""
+        """Work at a delivered payload, in a worker, and send what goes on with it.
+
+        Raise what a send has raised, for then only this very delivery is left to go on with.
+        """
         job = Job.loads(payload)
         self.heal(job.db_alias)
-        continuation = executor.run(job, self)
-        if continuation is not None:
-            self._continue(continuation)
+        not_sent: list[Exception] = []
+        token = _not_sent.set(not_sent)
+        try:
+            continuation = executor.run(job, self)
+            if continuation is not None:
+                self._continue(continuation)
+        finally:
+            _not_sent.reset(token)
+        if not_sent:
+            raise not_sent[0]
 
     @final
     def launch(self, migration: BaseMigration, db_alias: str) -> None:
@@ -246,6 +260,9 @@ class BaseBackend(ABC):
             send()
         except Exception as error:
             logger.exception("Could not send %s.", job)
+            not_sent = _not_sent.get()
+            if not_sent is not None:
+                not_sent.append(error)
             with contextlib.suppress(DatabaseError, InterfaceError):
                 detail = f"{type(error).__name__}: {error}"
                 events.add(job.db_alias, job.key, NOT_SENT, attempt_id=job.attempt_id, detail=detail)
