@@ -94,9 +94,11 @@ def test_dependencies_are_shown_with_their_statuses_and_keep_it_from_being_start
         ({"lease_until": HOUR, "heartbeat_at": -HOUR}, "Running"),
         ({"lease_until": -HOUR, "heartbeat_at": -HOUR}, "Stalled"),
         ({"lease_until": None, "heartbeat_at": -HOUR}, "Stalled"),
+        ({"lease_until": None, "heartbeat_at": -HOUR, "next_send_at": HOUR}, "Running"),
+        ({"lease_until": None, "heartbeat_at": -HOUR, "next_send_at": HOUR, "send_count": 1}, "Stalled"),
         ({"lease_until": -HOUR, "heartbeat_at": -HOUR, "is_done": True}, "Stalled"),
     ],
-    ids=["long batch", "lease overdue", "nobody at it", "done and nobody looked"],
+    ids=["long batch", "lease overdue", "nobody at it", "told to wait", "sent again", "done and nobody looked"],
 )
 def test_the_list_says_stalled_where_the_page_of_the_migration_does(client, db_alias, fields, state):
     now = timezone.now()

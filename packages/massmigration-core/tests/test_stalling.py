@@ -31,6 +31,11 @@ def test_it_is_stalled_when_a_lease_has_run_out_or_nobody_came(overdue, held, be
     assert is_stalled(record(), overdue=overdue, held=held, beat=beat) is stalled
 
 
+@pytest.mark.parametrize(("due", "stalled"), [(NOW + SOON, False), (NOW - SOON - SOON, True), (None, True)])
+def test_what_a_throttle_has_told_to_wait_is_not_stalled_before_that(due, stalled):
+    assert is_stalled(record(), overdue=0, held=0, beat=LONG_AGO, due=due) is stalled
+
+
 @pytest.mark.parametrize("status", set(Status) - {Status.RUNNING, Status.QUEUED})
 def test_what_does_not_run_is_not_stalled(status):
     assert not is_stalled(record(status), overdue=1, held=1, beat=LONG_AGO)

@@ -91,7 +91,11 @@ def read(db_alias: str, *, sample: float = 0) -> list[Entry]:
 def _is_stalled(entry: Entry, sums: _Sums) -> bool:
     mine = sums.get(entry.key, {})
     return entry.record is not None and stalling.is_stalled(
-        entry.record, overdue=mine.get("overdue", 0), held=mine.get("held", 0), beat=mine.get("beat")
+        entry.record,
+        overdue=mine.get("overdue", 0),
+        held=mine.get("held", 0),
+        beat=mine.get("beat"),
+        due=mine.get("due"),
     )
 
 
@@ -147,6 +151,7 @@ def _read(
             processed_sum=Sum("processed"),
             skipped_sum=Sum("skipped"),
             beat=Max("heartbeat_at"),
+            due=Max("next_send_at", filter=Q(is_done=False, send_count=0)),
             held=Count("pk", filter=_HELD),
             overdue=Count("pk", filter=_HELD & Q(lease_until__lt=DatabaseNow())),
         )

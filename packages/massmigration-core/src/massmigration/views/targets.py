@@ -51,7 +51,9 @@ class Target:
             return False
         leases = [shard.lease_until for shard in self.look.shards if shard.lease_until and not shard.is_done]
         overdue = sum(until < self.record.now for until in leases)
-        return stalling.is_stalled(self.record, overdue=overdue, held=len(leases), beat=self.beat)
+        dues = [shard.next_send_at for shard in self.look.shards if not shard.is_done and not shard.send_count]
+        due = max((due for due in dues if due), default=None)
+        return stalling.is_stalled(self.record, overdue=overdue, held=len(leases), beat=self.beat, due=due)
 
     @property
     def name(self) -> str:
