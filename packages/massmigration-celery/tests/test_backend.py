@@ -47,7 +47,8 @@ def ids(backend):
 
 
 def some_job(**fields):
-    return Job(kind=JobKind.SHARD, key=KEY, db_alias="default", **{"attempt_id": str(uuid.uuid4()), **fields}).dumps()
+    values = {"kind": JobKind.SHARD, "key": KEY, "db_alias": "default", "attempt_id": str(uuid.uuid4())}
+    return Job(**{**values, **fields}).dumps()
 
 
 def test_options_are_those_of_the_task(app):
@@ -104,6 +105,9 @@ def test_the_limits_of_the_worker_count(app, monkeypatch):
         ({"result_backend": "redis://localhost"}, {}, []),
         ({}, {}, ["massmigration_celery.I001"]),
         ({"result_backend": "rpc://"}, {}, ["massmigration_celery.I001"]),
+        ({"result_backend": "file:///tmp"}, {}, ["massmigration_celery.I001"]),
+        ({"result_backend": "cache+memory://"}, {}, []),
+        ({"result_backend": "cache+memory://", "task_always_eager": True}, {}, ["massmigration_celery.I001"]),
         ({"result_backend": "redis://localhost"}, {"que": "x"}, ["massmigration_celery.E001"]),
         (
             {"result_backend": "redis://localhost", "broker_transport_options": {"visibility_timeout": 20}},
@@ -111,11 +115,45 @@ def test_the_limits_of_the_worker_count(app, monkeypatch):
             ["massmigration_celery.W001"],
         ),
     ],
-    ids=["chord", "no results", "no chords", "unknown option", "visibility timeout"],
+    ids=[
+        "chord",
+        "no results",
+        "no chords",
+        "does not count",
+        "counts",
+        "eager",
+        "unknown option",
+        "visibility timeout",
+    ],
 )
 def test_checks(redis_url, conf, options, expected):
     with client_of(redis_url, **conf):
         assert ids(CeleryBackend(**options)) == expected
+
+
+@pytest.mark.parametrize(("counts", "expected"), [(True, [True, True]), (False, [False, False])])
+def test_only_a_result_backend_that_counts_gets_a_chord(redis_url, tmp_path, counts, expected):
+    with client_of(redis_url, result_backend=redis_url if counts else tmp_path.as_uri()) as app:
+        CeleryBackend().send_all([some_job(), some_job()], some_job(kind=JobKind.FINISH))
+
+        with app.connection_for_read() as connection:
+            queue = connection.SimpleQueue(app.conf.task_default_queue)
+            found = [queue.get(timeout=5) for _ in range(waiting(app))]
+            for message in found:
+                message.ack()
+
+    assert [bool(message.payload[2]["chord"]) for message in found] == expected
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True)
+def test_a_job_of_an_unknown_migration_goes_back_to_celery(app, db_alias, settings):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.local.LocalBackend"
+    key = "testapp:0998_undeployed"
+    record = MigrationRecord.objects.using(db_alias).create(key=key, status="queued", is_managed=True)
+
+    tasks.job.apply((some_job(key=key, db_alias=db_alias, attempt_id=str(record.attempt_id)),))
+
+    assert waiting(app) == 1
 
 
 def test_a_check_warns_where_there_is_no_app(settings):

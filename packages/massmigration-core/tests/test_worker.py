@@ -1,11 +1,14 @@
 import dataclasses
 import datetime as dt
 import uuid
+from typing import ClassVar
 
 import pytest
 
+from massmigration.backends.base import BaseBackend
 from massmigration.exceptions import BadPayload
 from massmigration.jobs import Job, JobKind
+from massmigration.loader import store
 from massmigration.models import MigrationRecord
 from massmigration.recorder import shards
 from massmigration.states import Status
@@ -42,6 +45,51 @@ def test_a_job_of_a_migration_that_this_worker_cannot_load_is_dropped(race):
     perform(job(key="testapp:9999_gone", db_alias=race.db_alias).dumps())
 
     assert race.sent == []
+
+
+class Carrier(BaseBackend):
+    """Sends to a list, and delays nothing in it."""
+
+    supports_delay = True
+    sent: ClassVar[list] = []
+
+    def send(self, payload, delay):
+        self.sent.append((type(self), payload))
+
+
+class OwnCarrier(Carrier):
+    """A project's."""
+
+
+@pytest.fixture
+def unknown(race, monkeypatch):
+    """The payload of a migration that runs, but that this worker does not know."""
+    monkeypatch.setattr(Carrier, "sent", [])
+    race.launch()
+    payload = race.take()
+    monkeypatch.delitem(store.by_key, races.KEY)
+    return payload
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [(races.DUMMY, Carrier), (f"{__name__}.OwnCarrier", OwnCarrier), ("no.such", Carrier)],
+    ids=["another", "the project's own", "none"],
+)
+def test_a_job_of_an_unknown_migration_goes_back_by_its_carrier(unknown, settings, backend, expected):
+    settings.MASSMIGRATION_BACKEND = backend
+
+    perform(unknown, carrier=f"{__name__}.Carrier")
+
+    assert Carrier.sent == [(expected, unknown)]
+
+
+def test_the_carrier_of_a_known_migration_does_not_matter(race):
+    race.launch()
+
+    perform(race.take(), carrier="no.such")
+
+    assert len(race.sent) == 1
 
 
 def test_a_job_of_a_stage_that_is_gone_fails_the_migration(race):

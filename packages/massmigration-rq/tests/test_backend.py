@@ -11,6 +11,7 @@ from django.core.checks import run_checks
 from rq import Queue, Retry
 from rq.job import Job as RQJob
 from rq.job import JobStatus
+from rq.scheduler import RQScheduler
 
 from massmigration import api
 from massmigration.backends.handler import get_backend
@@ -19,7 +20,7 @@ from massmigration.exceptions import BadBackend
 from massmigration.jobs import Job, JobKind
 from massmigration.migrations import SimpleMigration
 from massmigration.models import Event, MigrationRecord
-from massmigration_rq import RQBackend
+from massmigration_rq import RQBackend, jobs
 from massmigration_rq.backend import FEW, WEEK
 from testsupport.adhoc import register
 from testsupport.processes import free_port
@@ -84,6 +85,20 @@ def test_options_that_are_wrong_are_refused(redis_url, options):
 def test_a_queue_that_cannot_be_used_is_refused(redis_url, options):
     with pytest.raises(BadBackend, match="RQ's queue 'default' cannot be used"):
         RQBackend(**{"url": redis_url, **options})
+
+
+@pytest.mark.parametrize("db_alias", ["default"], indirect=True)
+def test_a_job_of_an_unknown_migration_goes_back_to_rq(db_alias, queue, settings):
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.local.LocalBackend"
+    queue.connection.set(RQScheduler.get_locking_key(queue.name), "1")
+    key = "testapp:0998_undeployed"
+    record = MigrationRecord.objects.using(db_alias).create(
+        key=key, status="queued", is_managed=True, attempt_id=uuid.UUID(int=1)
+    )
+
+    jobs.perform(payload(key=record.key))
+
+    assert queue.scheduled_job_registry.count == 1
 
 
 def test_django_rqs_queues_are_used_with_their_serializer(settings, queue, redis_url):

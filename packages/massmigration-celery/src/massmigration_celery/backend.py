@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from celery import Celery, Task, chord, current_app
+from celery.backends.base import Backend
 from celery.backends.redis import RedisBackend
 from celery.exceptions import Ignore
 from celery.loaders.default import Loader as NoApp
@@ -18,7 +19,7 @@ from kombu.exceptions import ChannelError
 from massmigration.backends.base import AdminAction, BackendHealth, BaseBackend
 from massmigration.backends.holding import Holder
 from massmigration.jobs import Job
-from massmigration_celery import tasks
+from massmigration_celery import eager, tasks
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,17 @@ holder = Holder((Celery, "send_task"), (Task, "apply_async"), describe=_describe
 class CeleryBackend(BaseBackend):
     """Options are those of Celery's `apply_async`: `queue`, `priority`, `routing_key`, `time_limit` and the like."""
 
-    supports_delay = True
+    @property
+    def supports_delay(self) -> bool:  # type: ignore[override]
+        """Whether a worker gets the tasks: those that run in their place wait for nothing."""
+        return not eager.is_eager()
 
     def send(self, payload: str, delay: dt.timedelta | None) -> None:
-        self._signature(payload, delay).apply_async()
+        signature = self._signature(payload, delay)
+        if eager.is_eager():
+            eager.run(signature)
+        else:
+            signature.apply_async()
 
     def send_all(self, payloads: Sequence[str], finish: str) -> None:
         if not self._why_no_chord():
@@ -149,10 +157,16 @@ class CeleryBackend(BaseBackend):
         return self._signature(payload, delay, ignore_result=isinstance(current_app.backend, RedisBackend))
 
     def _why_no_chord(self) -> str:
+        if eager.is_eager():
+            return "Tasks run where they are sent from: task_always_eager is set."
         try:
-            current_app.backend.ensure_chords_allowed()
+            backend = current_app.backend
+            backend.ensure_chords_allowed()
         except Exception as error:
             return str(error)
+        if getattr(backend.apply_chord, "__func__", None) is Backend.apply_chord:
+            name = type(backend).__name__
+            return f"The result backend {name} does not count tasks. Celery would ask for ever for one that is lost."
         return ""
 
 

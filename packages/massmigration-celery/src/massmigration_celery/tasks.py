@@ -8,12 +8,14 @@ from typing import Any
 
 from celery import shared_task, signals
 from celery.exceptions import Ignore
-from django.db import connections
 
 from massmigration import worker
 from massmigration.exceptions import BadPayload
+from massmigration_celery.healing import healer
 
 logger = logging.getLogger(__name__)
+
+CARRIER = "massmigration_celery.CeleryBackend"  # of jobs of migrations that this worker does not know
 
 this_worker: Any = None  # the one that this process, or its parent, is
 is_stopping = mmap.mmap(-1, 1)  # shared with the processes of its pool, of which only the parent is told
@@ -31,7 +33,7 @@ is_stopping = mmap.mmap(-1, 1)  # shared with the processes of its pool, of whic
 def job(self: Any, payload: str) -> None:
     """Work at one job."""
     try:
-        worker.perform(payload)
+        worker.perform(payload, carrier=CARRIER)
     except BadPayload as error:
         logger.error("Dropped a task: %s", error)
     except Exception as error:
@@ -53,20 +55,18 @@ def _begin(instance: Any, **kwargs: Any) -> None:
     is_stopping[0] = False
 
 
+@signals.worker_ready.connect
+def _heal_now_and_then(**kwargs: Any) -> None:
+    """Once is not enough: shards of workers that have just been killed are still leased."""
+    healer.start()
+
+
 @signals.worker_shutting_down.connect
 def _stop(**kwargs: Any) -> None:
     is_stopping[0] = True
+    healer.stop()
 
 
-@signals.worker_ready.connect
-def _recover_now_and_then(sender: Any, **kwargs: Any) -> None:
-    """Once is not enough: shards of workers that have just been killed are still leased."""
-    _recover()
-    sender.timer.call_repeatedly(1, _recover)
-
-
-def _recover() -> None:
-    try:
-        worker.recover(at_most_once_a_lease=True)
-    finally:
-        connections.close_all()  # processes of the pool are forked from here
+@signals.worker_shutdown.connect
+def _end(**kwargs: Any) -> None:
+    healer.join()

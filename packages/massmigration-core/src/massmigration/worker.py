@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
+from django.utils.module_loading import import_string
 
 from massmigration.backends import handler, healing
 from massmigration.backends.base import BaseBackend
@@ -17,15 +19,17 @@ WORKER = "(worker)"
 """Where healing notes when `recover` has last run; no database has such an alias."""
 
 
-def perform(payload: str) -> None:
+def perform(payload: str, *, carrier: str = "") -> None:
     """Work at a payload that some backend's `send()` was given.
 
+    `carrier` is the dotted path of the backend whose queue has delivered it. The job of a migration that this worker
+    does not know yet goes back by it, or by the settings' backend where that is one of its class.
     Raise `BadPayload` for anything else. An exception is the infrastructure's: the queue may deliver again.
     """
     job = Job.loads(payload)
     close_old_connections()
     try:
-        handler.backend_of_job(job.key, "").perform(payload)
+        handler.backend_of_job(job.key, _unless_of_the_settings(carrier)).perform(payload)
     finally:
         close_old_connections()
 
@@ -58,3 +62,11 @@ def recover(*, at_most_once_a_lease: bool = False) -> int:
     finally:
         close_old_connections()
     return sent
+
+
+def _unless_of_the_settings(carrier: str) -> str:
+    """Empty where the settings' backend is one of the carrier's class: it is the project's own."""
+    with contextlib.suppress(Exception):  # what cannot be made is none of it; a known migration does not need it
+        if carrier and isinstance(handler.get_backend(), import_string(carrier)):
+            return ""
+    return carrier

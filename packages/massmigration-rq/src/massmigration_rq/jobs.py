@@ -7,6 +7,8 @@ from django.apps import apps
 
 logger = logging.getLogger(__name__)
 
+CARRIER = "massmigration_rq.RQBackend"  # of jobs of migrations that this worker does not know
+
 
 def perform(payload: str) -> None:
     """Work at a payload. What it raises makes RQ try again; what is no job is logged and dropped."""
@@ -15,6 +17,6 @@ def perform(payload: str) -> None:
     from massmigration import exceptions, worker
 
     try:
-        worker.perform(payload)
+        worker.perform(payload, carrier=CARRIER)
     except exceptions.BadPayload as error:
         logger.error("Dropped what is no job. %s", error)
