@@ -4,15 +4,17 @@ import datetime as dt
 
 import pytest
 from django.core.management import call_command
+from django.db.models import F
 from django.utils import timezone
 from google.cloud import tasks_v2
 
 from massmigration import api
 from massmigration.backends import handler
+from massmigration.conf import settings as conf
 from massmigration.jobs import Job, JobKind
 from massmigration.keyset import Keyset
 from massmigration.migrations import MapperMigration, SimpleMigration
-from massmigration.models import ShardRecord
+from massmigration.models import MigrationRecord, ShardRecord
 from massmigration_djangae import CloudTasksBackend, DjangaeBackend, client
 from testsupport import oracle
 from testsupport.adhoc import register
@@ -21,6 +23,8 @@ from testsupport.testapp.models import Item, Token
 
 OLD_PATH = "massmigration.backends.djangae.DjangaeBackend"
 QUEUE = "projects/mine/locations/europe-west2/queues/old-queue"
+KEY = "testapp:9000_adhoc"
+only_default = pytest.mark.parametrize("db_alias", ["default"], indirect=True)
 PLAN = Job(kind=JobKind.PLAN, key="testapp:0001_once", db_alias="default", attempt_id="0" * 32).dumps()
 SHARD = Job(kind=JobKind.SHARD, key="testapp:0001_once", db_alias="default", attempt_id="0" * 32).dumps()
 
@@ -107,20 +111,35 @@ def test_the_default_version_is_whichever_serves(cloud, monkeypatch):
     ],
     ids=["countdown", "eta", "naive eta"],
 )
-def test_the_first_job_waits_and_no_other(cloud, monkeypatch, when):
-    backend = backend_with(monkeypatch, defer_kwargs=when())
+@pytest.mark.parametrize("migration_class", [Simple, Mapper])
+@only_default
+def test_the_launchs_own_job_waits_and_no_other(cloud, db_alias, monkeypatch, when, migration_class):
+    backend = backend_with(monkeypatch, migration_class, defer_kwargs=when())
 
-    first, later = sent(cloud, backend), sent(cloud, backend, SHARD)
+    api.launch(KEY, db_alias)
+    first = cloud.waiting.pop()
+    MigrationRecord.objects.using(db_alias).update(next_send_at=F("next_send_at") - conf.LEASE)
+    healed = api.heal(db_alias)
+    api.pause(KEY, db_alias)
+    api.resume(KEY, db_alias)
+    resumed = cloud.waiting.pop()
+    api.cancel(KEY, db_alias)
+    api.retry(KEY, db_alias)
+    retried = cloud.waiting.pop()
 
     wait = first.schedule_time - dt.datetime.now(dt.timezone.utc)
     assert dt.timedelta(minutes=59) < wait <= dt.timedelta(hours=1)
-    assert not later.schedule_time
+    assert healed == 0
+    assert not any(task.schedule_time for task in (resumed, retried, sent(cloud, backend), sent(cloud, backend, SHARD)))
 
 
-def test_an_eta_in_the_past_is_now(cloud, monkeypatch):
-    backend = backend_with(monkeypatch, defer_kwargs={"_eta": timezone.now() - dt.timedelta(hours=1)})
+@only_default
+def test_an_eta_in_the_past_is_now(cloud, db_alias, monkeypatch):
+    backend_with(monkeypatch, defer_kwargs={"_eta": timezone.now() - dt.timedelta(hours=1)})
 
-    assert not sent(cloud, backend).schedule_time
+    api.launch(KEY, db_alias)
+
+    assert not cloud.waiting.pop().schedule_time
 
 
 def overlapping(queryset, count):

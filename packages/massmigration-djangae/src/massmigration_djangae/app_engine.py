@@ -13,7 +13,6 @@ from django.db.models import QuerySet
 from django.urls import NoReverseMatch, reverse
 from google.cloud import tasks_v2
 
-from massmigration.jobs import Job, JobKind
 from massmigration_djangae import auth, checks, legacy
 from massmigration_djangae.backend import CloudTasksBackend
 from massmigration_djangae.options import Options, read
@@ -55,8 +54,9 @@ class DjangaeBackend(CloudTasksBackend):
     def hard_time_limit(self) -> dt.timedelta:
         return self.given.deadline or dt.timedelta(minutes=10)
 
-    def send(self, payload: str, delay: dt.timedelta | None) -> None:
-        super().send(payload, delay or self._first_delay(payload))
+    def first_delay(self) -> dt.timedelta | None:
+        """What `_countdown` or `_eta` say."""
+        return self.old.delay()
 
     def split(self, queryset: QuerySet[Any], keyset: Any, count: int) -> Any:
         return self.old.split(queryset, keyset, count, super().split)
@@ -100,8 +100,3 @@ class DjangaeBackend(CloudTasksBackend):
 
     def _path(self) -> str:
         return self.given.url or reverse(checks.VIEW)
-
-    def _first_delay(self, payload: str) -> dt.timedelta | None:
-        """What `_countdown` or `_eta` say of the job that begins the migration."""
-        job = Job.loads(payload)
-        return self.old.delay() if job.kind is JobKind.PLAN and job.stage == 0 else None

@@ -36,7 +36,7 @@ from massmigration.stores import is_of_documents
 
 logger = logging.getLogger(__name__)
 
-_not_sent: ContextVar[list[Exception] | None] = ContextVar("massmigration_not_sent", default=None)
+_not_sent: ContextVar[list[Exception]] = ContextVar("massmigration_not_sent")
 """What the sends of the delivery in progress have raised."""
 
 BUDGET_SHARE = 0.5
@@ -124,6 +124,10 @@ class BaseBackend(ABC):
         """Send what goes on with the job being performed."""
         self.send(payload, delay)
 
+    def first_delay(self) -> dt.timedelta | None:
+        """How long the job that a launch sends is to be held back; None: not at all."""
+        return None
+
     def stop_requested(self) -> bool:
         """Whether this worker has been asked to shut down. Asked after every batch."""
         return False
@@ -195,16 +199,19 @@ class BaseBackend(ABC):
         Raise `AlreadyLaunched` if there is a record, `BadMigrationFile` or `BadQuerySet` if it can never succeed.
         """
         vet(migration, db_alias)
+        delay = self.first_delay()
         attempt_id = records.launch(
             db_alias,
             migration.key,
             backend=f"{type(self).__module__}.{type(self).__qualname__}",
             actor=actors.current(),
             source_hash=migration.source_hash,
+            delay=delay,
         )
         tell = partial(announce, migration_launched, migration.key, db_alias, actor=actors.current())
         transaction.on_commit(tell, using=db_alias)
-        self.enqueue(Job(kind=JobKind.PLAN, key=migration.key, db_alias=db_alias, attempt_id=str(attempt_id)))
+        job = Job(kind=JobKind.PLAN, key=migration.key, db_alias=db_alias, attempt_id=str(attempt_id))
+        self.enqueue(job, delay=delay)
 
     def run_simple(self, migration: BaseMigration, db_alias: str) -> None:
         """Launch a `SimpleMigration`. Custom backends may override it."""
@@ -260,9 +267,7 @@ class BaseBackend(ABC):
             send()
         except Exception as error:
             logger.exception("Could not send %s.", job)
-            not_sent = _not_sent.get()
-            if not_sent is not None:
-                not_sent.append(error)
+            _not_sent.get([]).append(error)
             with contextlib.suppress(DatabaseError, InterfaceError):
                 detail = f"{type(error).__name__}: {error}"
                 events.add(job.db_alias, job.key, NOT_SENT, attempt_id=job.attempt_id, detail=detail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Collection, Mapping
 
@@ -29,11 +30,19 @@ def get(db_alias: str, key: str) -> MigrationRecord | None:
 
 
 def launch(
-    db_alias: str, key: str, *, backend: str, actor: str, source_hash: str = "", is_managed: bool = True
+    db_alias: str,
+    key: str,
+    *,
+    backend: str,
+    actor: str,
+    source_hash: str = "",
+    is_managed: bool = True,
+    delay: dt.timedelta | None = None,
 ) -> uuid.UUID:
     """Insert the record and return the attempt's id. The primary key admits one of two launches.
 
     `is_managed`: it waits for its plan; otherwise it runs itself, and does so already.
+    `delay`: how long its first job is held back.
     Raise `AlreadyLaunched`, which says in which status the migration is.
     """
     record = MigrationRecord(
@@ -45,7 +54,7 @@ def launch(
         launched_at=DatabaseNow(),
         started_at=None if is_managed else DatabaseNow(),
         source_hash=source_hash,
-        next_send_at=DatabaseNow(settings.LEASE) if is_managed else None,
+        next_send_at=DatabaseNow(settings.LEASE + (delay or dt.timedelta(0))) if is_managed else None,
     )
     _insert(db_alias, record, "launch", actor=actor)
     return record.attempt_id
