@@ -10,6 +10,8 @@ from testsupport.workers import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
+MANY = 3 * ROWS
+
 
 @pytest.fixture
 def rng(record_property):
@@ -21,13 +23,13 @@ def rng(record_property):
 
 def assert_exactly_once(db_alias):
     assert oracle.counts(db_alias) == [1]
-    assert oracle.tally(db_alias) == (ROWS, 0, 0)
+    assert oracle.tally(db_alias) == (MANY, 0, 0)
     assert oracle.verbs(db_alias) == ["launch", "plan", "applied"]
 
 
 def test_two_killed_and_one_stopped_lose_and_repeat_nothing(server_alias, broker, rng, record_property):
     url, pool, result_backend = broker
-    with fleet_of(server_alias, url, pool, result_backend=result_backend) as fleet:
+    with fleet_of(server_alias, url, pool, result_backend=result_backend, rows=MANY) as fleet:
         fleet.start(4, pause=PAUSE)
         api.launch(KEY, server_alias)
         fleet.kill_one(rng)
@@ -36,6 +38,7 @@ def test_two_killed_and_one_stopped_lose_and_repeat_nothing(server_alias, broker
         time.sleep(rng.uniform(0, 0.5))
         stopped.terminate()
         assert stopped.wait() == 0
+        fleet.hurry()
 
         seconds = fleet.wait_until_applied()
 
