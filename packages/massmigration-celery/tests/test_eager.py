@@ -1,6 +1,7 @@
 import datetime as dt
 
 import pytest
+from django.db.models import F
 
 from massmigration.migrations import MapperMigration
 from massmigration_celery import CeleryBackend
@@ -27,7 +28,7 @@ class OneByOne(MapperMigration):
         return Item.objects.all()
 
     def operation(self, obj, db_alias):
-        obj.n += 1
+        obj.n = F("n") + 1
         obj.save()
 
 
