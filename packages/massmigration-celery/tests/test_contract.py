@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import time
 
@@ -10,11 +11,13 @@ from testsupport.workers import wait_until
 
 
 @pytest.fixture(scope="module", params=[{}, {"result_backend": "redis"}], ids=["tasks", "chord"])
-def app(request, redis_url):
+def app(request, redis_url, django_db_setup, django_db_blocker):
     conf = dict.fromkeys(request.param, redis_url)
     # Nothing that the worker of the other parameter left behind is in it.
     conf["broker_transport_options"] = {"unacked_key": f"unacked-{len(request.param)}"}
-    with client_of(redis_url, **conf) as app, worker_of(app):
+    with client_of(redis_url, **conf) as app, contextlib.ExitStack() as stack:
+        with django_db_blocker.unblock():  # a worker that starts runs Django's checks, which may ask databases
+            stack.enter_context(worker_of(app))
         yield app
 
 
