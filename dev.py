@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a session of noxfile.py with nothing but Python installed.
+"""A command that runs a session of noxfile.py and needs only Python.
 
     python3 dev.py tests            what continuous integration runs
     python3 dev.py demo             try it in a browser
@@ -23,7 +23,7 @@ NEWEST = (3, 19)
 
 
 def main():
-    """Makes sure nox is there, and becomes it."""
+    """Install nox if it is missing, and replace this process by it."""
     os.chdir(ROOT)
     if sys.version_info < OLDEST or not can_make_environments(sys.executable):
         start_again_with_another_python()
@@ -40,7 +40,7 @@ def main():
 
 
 def can_make_environments(python):
-    """Says whether this interpreter runs, is new enough and can make a virtual environment with pip in it."""
+    """Return whether this interpreter runs, is new enough and can make a virtual environment with pip in it."""
     test = "import sys, venv, ensurepip; sys.exit(sys.version_info < %r)" % (OLDEST,)
     try:
         return subprocess.call([python, "-c", test], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
@@ -49,7 +49,7 @@ def can_make_environments(python):
 
 
 def start_again_with_another_python():
-    """Becomes the newest suitable python3.x on PATH, or ends with one sentence."""
+    """Replace this process by the newest suitable python3.x on PATH, or exit with a message."""
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         python = shutil.which("python3.%d" % minor)
         if python and can_make_environments(python):
@@ -66,7 +66,7 @@ def start_again_with_another_python():
 
 
 def lock():
-    """Holds other runs back while this one, or a pip that a killed run has left behind, installs."""
+    """Lock out other runs while this one, or a pip that a killed run left behind, installs."""
     held = open(os.path.join(ROOT, ".venv-dev.lock"), "w")  # noqa: PTH118, PTH123, SIM115
     try:
         import fcntl
@@ -78,18 +78,18 @@ def lock():
 
 
 def venv_python():
-    """Returns the environment's interpreter."""
+    """Return the environment's interpreter."""
     folder, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
     return os.path.join(VENV, folder, name)  # noqa: PTH118
 
 
 def stamp():
-    """Returns the file that is written last, when an install is complete."""
+    """Return the path of the file that is written when an install is complete."""
     return os.path.join(VENV, "installed-by-dev.txt")  # noqa: PTH118
 
 
 def is_installed():
-    """Says whether an earlier run finished installing this very requirement, for an interpreter that still runs."""
+    """Return whether an earlier run installed this requirement, for an interpreter that still runs."""
     try:
         with open(stamp()) as file:  # noqa: PTH123
             if file.read() != REQUIREMENT:
@@ -100,7 +100,7 @@ def is_installed():
 
 
 def install():
-    """Makes the environment from nothing, whatever an interrupted run has left."""
+    """Create the environment again, whatever an interrupted run has left."""
     print("Preparing %s ..." % os.path.basename(VENV), file=sys.stderr, flush=True)  # noqa: PTH119
     shutil.rmtree(VENV, ignore_errors=True)
     for command in (
@@ -114,7 +114,7 @@ def install():
 
 
 def become(command):
-    """Replaces this process, so that signals and the exit code are the command's own."""
+    """Replace this process by a command, so that signals and the exit code are the command's."""
     sys.stdout.flush()
     if os.name == "nt":
         sys.exit(subprocess.call(command))

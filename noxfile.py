@@ -1,4 +1,4 @@
-"""Every check of the repository as a session; `nox` alone runs the tests as continuous integration does."""
+"""Every check of the repository as a nox session; plain `nox` runs the tests as continuous integration does."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["tests"]
 nox.options.error_on_missing_interpreters = False
 
-# pyenv's interpreters are found without being activated, after whatever PATH already offers.
+# Find pyenv's interpreters without activation; those on PATH come first.
 os.environ["PATH"] = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), *map(str, sorted(Path.home().glob(".pyenv/versions/3.1*/bin")))]
 )
-# The tests start many processes, each of which would compile Django anew.
+# The tests start many processes. Without compiled files, each of them would compile Django.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-# uv does not read pip's settings; who has set only pip's means both.
+# uv does not read pip's settings: copy them to uv's unless those are set.
 for pip_name, uv_name in [
     ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
     ("PIP_EXTRA_INDEX_URL", "UV_INDEX"),
@@ -50,33 +50,47 @@ for pip_name, uv_name in [
 ]:
     if os.environ.get(pip_name):
         os.environ.setdefault(uv_name, os.environ[pip_name])
-# uv brings certificates of its own, where pip trusts the system's; behind a company's proxy only those will do.
+# uv has certificates of its own, but only the system's are right behind a company's proxy.
 SYSTEM_CERTIFICATES = ssl.get_default_verify_paths()
 if SYSTEM_CERTIFICATES.cafile or (SYSTEM_CERTIFICATES.capath and any(Path(SYSTEM_CERTIFICATES.capath).iterdir())):
     os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 
 
 def group(*names: str) -> list[str]:
-    """Returns the requirements of the dependency groups of these names."""
+    """Return the requirements of these dependency groups."""
     return nox.project.dependency_groups(PROJECT, *names)
 
 
 def install(session: nox.Session, *requirements: str) -> None:
-    """Installs all packages as editable and the requirements in one command, so that they satisfy each other."""
+    """Install all packages as editable and the requirements, in one command so that the versions agree."""
     editables = [argument for path in PACKAGES for argument in ("--editable", str(path))]
     session.install(*editables, *requirements)
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
-    """Runs pytest on four workers, which mostly wait; what is given after `--` comes last and so wins."""
+    """Run pytest on four workers, because tests often wait. Arguments after `--` come last and override these."""
     session.run("python", "-m", "pytest", "-n", "4", *arguments, *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every test but the chaos ones on real servers, in random order, and show branch coverage."""
+    """Run all tests except the chaos tests on real servers, in random order."""
     install(session, *group("test", "browser"))
-    pytest(session, "--cov", "--cov-branch", "--cov-report=term:skip-covered")
+    pytest(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Show the branch coverage of the tests that `quick` runs. Coverage doubles the time that tests take."""
+    install(session, *group("test"))
+    pytest(session, "--quick", "--cov", "--cov-branch", "--cov-report=term:skip-covered")
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """Run on SQLite alone what needs no server and is not slow: most of the code's branches in two minutes."""
+    install(session, *group("test"))
+    pytest(session, "-n", "auto", "--quick")
 
 
 @nox.session
@@ -110,11 +124,12 @@ def screenshots(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting; `nox -s lint -- --fix` mends what can be mended."""
+    """Check style, formatting and wording; `nox -s lint -- --fix` fixes what can be fixed."""
     session.install(*group("lint"))
     fix = "--fix" in session.posargs
     session.run("ruff", "check", *(["--fix"] if fix else []), ".")
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+    session.run("python", "-m", "testsupport.wording")
 
 
 @nox.session
@@ -128,9 +143,15 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def imports(session: nox.Session) -> None:
-    """Check that imports point down the layers, and that adapters keep to what is documented."""
+    """Check that imports point down the layers, and that adapters import only documented modules."""
     install(session, *group("imports"))
     session.run("lint-imports", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def model(session: nox.Session) -> None:
+    """Check the protocol's model and its mutations; `-- --deep` searches for longer, `-- --help` lists more."""
+    session.run(sys.executable, "specs/protocol_model.py", *session.posargs)
 
 
 @nox.session
@@ -168,6 +189,6 @@ def examples(session: nox.Session, example: str) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the engine against one raw SQL UPDATE of the same rows; `-- queues` measures what queues cost."""
+    """Compare the engine with one raw SQL UPDATE of the same rows; `-- queues` measures the cost of queues."""
     install(session, *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)

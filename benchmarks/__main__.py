@@ -1,4 +1,4 @@
-"""`python -m benchmarks [PART ...] [--quick | --full]`: prints tables, and writes them to a folder."""
+"""A command that prints tables and saves them: `python -m benchmarks [PART ...] [--quick | --full]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> int:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_const", const="quick", dest="size", help="a few minutes, rough")
     size.add_argument("--full", action="store_const", const="full", dest="size", help="for the record")
-    parser.add_argument("--database", action="append", choices=DATABASES, help="default: all three")
+    parser.add_argument("--database", action="append", choices=DATABASES, help="default: all")
     parser.add_argument("--repeat", type=int, help="repetitions, where a part has them")
     parser.add_argument("--output", type=Path, help="a folder for results.json and results.md")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Measures what a run does besides fetching rows, running the operation, and writing."""
+"""A measurement of what a run does besides fetching rows, running the operation, and writing."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from django.db import connection
 from benchmarks import methods, table
 from benchmarks.options import Sizes
 from benchmarks.ratios import shown, summary
-from massmigration.executor.batch import AtomicBatch
-from massmigration.executor.batch_work import BatchWork
-from massmigration.executor.changes import Writes
-from massmigration.executor.collector import collector_paused
-from massmigration.executor.object_work import ObjectWork
+from massmigration.executor.atomic_batch import AtomicBatchRunner, gc_paused
+from massmigration.executor.objects import PendingUpdates
+from massmigration.executor.processors import ObjectProcessor, SetProcessor
 from massmigration.models import Event, ShardRecord
 
 TITLE = "Bookkeeping, as a share of a whole run at the default batch sizes"
-DATABASES = ("postgresql", "mariadb")
+DATABASES = ("postgresql", "mariadb", "mysql")
 TARGET = 3.0
 METHODS = {"fields": methods.fields_path, "batch": methods.expression_path}
 PARTS = [
-    (ObjectWork, "fetch", "fetch"),
-    (BatchWork, "fetch", "fetch"),
-    (ObjectWork, "operate", "operation"),
-    (BatchWork, "operate", "write"),
-    (Writes, "flush", "write"),
+    (ObjectProcessor, "fetch", "fetch"),
+    (SetProcessor, "fetch", "fetch"),
+    (ObjectProcessor, "process", "operation"),
+    (SetProcessor, "process", "write"),
+    (PendingUpdates, "write", "write"),
 ]
 
 
@@ -54,7 +52,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
 
 
 def one_run(method: methods.Method, rows: int) -> dict[str, float]:
-    """Seconds by part, of a run over a fresh table. A commit writes, too."""
+    """Return the seconds by part of a run over a fresh table. A commit writes, too."""
     table.rebuild(rows)
     spent: Counter[str] = Counter()
     queries = [0]
@@ -79,24 +77,24 @@ def timed(spent: Counter[str]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for owner, name, part in PARTS:
             stack.enter_context(replaced(owner, name, timing(getattr(owner, name), spent, part)))
-        run, fetch = AtomicBatch.run, ObjectWork.fetch
+        run, fetch = AtomicBatchRunner.run, ObjectProcessor.fetch
         fetched: list[Any] = []
 
         def keeping(*args: Any, **kwargs: Any) -> Any:
-            portion = fetch(*args, **kwargs)
-            fetched.append(portion)
-            return portion
+            batch = fetch(*args, **kwargs)
+            fetched.append(batch)
+            return batch
 
         @wraps(run)
         def counting(*args: Any) -> Any:
             spent["batches"] += 1  # type: ignore[assignment]
-            with collector_paused():  # which the engine does, but it would find the objects that are kept here
+            with gc_paused():  # as the engine does; the collector would find the objects that are kept here
                 outcome = run(*args)
-                timing(fetched.clear, spent, "fetch")()  # letting them go is a part of what they cost
+                timing(fetched.clear, spent, "fetch")()  # freeing them is a part of their cost
             return outcome
 
-        stack.enter_context(replaced(ObjectWork, "fetch", keeping))
-        stack.enter_context(replaced(AtomicBatch, "run", counting))
+        stack.enter_context(replaced(ObjectProcessor, "fetch", keeping))
+        stack.enter_context(replaced(AtomicBatchRunner, "run", counting))
         stack.enter_context(replaced(connection, "_commit", timing(connection._commit, spent, "commit")))
         yield
 

@@ -1,4 +1,4 @@
-"""Measures rows a second on one queue of Cloud Tasks' emulator, against django-mass-migration 0.3.9 on the same."""
+"""Rows a second on one queue of Cloud Tasks' emulator, compared with django-mass-migration 0.3.9."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SETTINGS = {NEW: "settings", OLD: "old_settings"}
 
 
 def measure(sizes: Sizes) -> dict[str, Any]:
-    """Seconds and rows of each run, one version after the other, each time with new servers and a new database."""
+    """Return seconds and rows of each run, of each version in turn, with new servers and a new database each time."""
     folder = Path(os.environ["BENCH_FOLDER"])
     found: dict[str, Any] = {"rows": sizes.slow, NEW: [], OLD: []}
     with contextlib.ExitStack() as programs:
@@ -72,7 +72,7 @@ def run(python: Path, rows: int, environ: dict[str, str]) -> dict[str, Any]:
 
 
 def environ_of(name: str, database: str) -> dict[str, str]:
-    """A new database of this name, and how the project finds it."""
+    """Create a database of this name, and return the environment by which the project finds it."""
     url = os.environ["TEST_POSTGRES_URL"]
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {database}")
@@ -85,7 +85,7 @@ def environ_of(name: str, database: str) -> dict[str, str]:
 
 
 def environment(folder: Path, requirements: list[str]) -> Path:
-    """The interpreter of an environment of its own: the requirements of the three do not agree."""
+    """Return the interpreter of a separate environment: the requirements of the three programs conflict."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
@@ -125,7 +125,7 @@ def free_port() -> int:
 
 
 def render(result: dict[str, Any]) -> list[str]:
-    """Both rates, and their ratio, run by run."""
+    """Return a table of both rates and their ratio for each run."""
     rates = {name: [each["rows"] / each["seconds"] for each in result[name]] for name in (NEW, OLD)}
     lines = [
         f"{result['rows']} rows.",

@@ -1,4 +1,4 @@
-"""Makes the benchmark's own database."""
+"""The benchmark's database."""
 
 from __future__ import annotations
 
@@ -7,21 +7,13 @@ import os
 from django.conf import settings
 from django.core.management import call_command
 
+from testsupport.database_servers import DATABASE_SERVERS
+
 
 def create(**options: bool) -> None:
-    """Make it if it is not there, and the tables in it."""
-    given = settings.DATABASES["default"]
-    if os.environ["BENCH_DATABASE"] == "postgresql":
-        import psycopg
-
-        with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True) as connection:
-            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [given["NAME"]]).fetchone():
-                connection.execute(f"CREATE DATABASE {given['NAME']}")
-    elif os.environ["BENCH_DATABASE"] == "mariadb":
-        import MySQLdb
-
-        login = {"host": given["HOST"], "user": given["USER"], "password": given["PASSWORD"], "port": given["PORT"]}
-        connection = MySQLdb.connect(**login)
-        connection.cursor().execute(f"CREATE DATABASE IF NOT EXISTS {given['NAME']}")
-        connection.close()
+    """Create the database if it does not exist, and its tables."""
+    server = DATABASE_SERVERS.get(os.environ["BENCH_DATABASE"])
+    if server:
+        with server.cursor() as cursor:
+            server.create_database(cursor, settings.DATABASES["default"]["NAME"])
     call_command("migrate", verbosity=0, **options)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.inner PART SIZES [...]`: measures one part in this process, and prints its result."""
+"""A command that measures one part in this process: `python -m benchmarks.inner PART SIZES [...]`."""
 
 from __future__ import annotations
 

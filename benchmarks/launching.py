@@ -1,4 +1,4 @@
-"""Measures what happens before the first batch, and what is read to show a run, on a table and on one many times it."""
+"""A measurement of the time before the first batch, and of pages that show a run, on a small and on a large table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from benchmarks.options import Sizes
 from massmigration import api, overview, progress
 from massmigration.backends import handler
 from massmigration.backends.dummy import DummyBackend
+from massmigration.backends.worker import perform_with
 from massmigration.models import ShardRecord
 
 TITLE = "To launch, plan, list and show a run, before its first batch"
-DATABASES = ("postgresql", "mariadb")
+DATABASES = ("postgresql", "mariadb", "mysql")
 KEY = "benchapp:0001_fields"
 TIMES = 5
 
@@ -25,7 +26,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
 
 
 def measured(rows: int) -> dict[str, float]:
-    """Milliseconds of each step, the least of some; and how uneven the shards are."""
+    """Return the milliseconds of each step, the least of several, and how uneven the shards are."""
     table.rebuild(rows, width=1)
     knobs.span = None
     found = [once() for _ in range(TIMES)]
@@ -39,9 +40,9 @@ def once() -> dict[str, float]:
     with handler.overriding(KEY, backend):
         times = {"launch": took(lambda: api.launch(KEY))}
         ((plan, _),) = backend.sent
-        times["plan"] = took(lambda: backend.perform(plan))
+        times["plan"] = took(lambda: perform_with(plan, backend))
         times["list"] = took(lambda: overview.read("default"))
-        times["show"] = took(lambda: progress.look(KEY, "default"))
+        times["show"] = took(lambda: progress.read_snapshot(KEY, "default"))
     return times
 
 
@@ -52,14 +53,14 @@ def took(call: Callable[[], object]) -> float:
 
 
 def largest_share(rows: int) -> float:
-    """Rows of the largest shard, to an even share; the ids are dense."""
+    """Return the rows of the largest shard, relative to an even share. The ids are dense."""
     uppers = [(shard.upper or [rows])[0] for shard in ShardRecord.objects.order_by("index")]
     widths = [upper - lower for lower, upper in zip([0, *uppers], uppers, strict=False)]
     return max(widths) * len(widths) / rows
 
 
 def render(result: dict[str, Any]) -> list[str]:
-    lines = ["| rows | launch | plan | list | show | largest shard, to an even share |"]
+    lines = ["| rows | launch | plan | list | show | largest shard, relative to an even share |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
     for rows, found in result.items():
         steps = " | ".join(f"{found[step]:.1f} ms" for step in ("launch", "plan", "list", "show"))

@@ -1,4 +1,4 @@
-"""Measures by how much the peak memory of a process grows with the table."""
+"""A measurement of how much the peak memory of a process grows with the table."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from benchmarks import methods, table
 from benchmarks.options import Sizes
 
 TITLE = "Peak memory of the process"
-DATABASES = ("postgresql", "mariadb", "sqlite")
+DATABASES = ("postgresql", "mariadb", "mysql", "sqlite")
 MEBIBYTE = 2**20
 METHODS = {"fields": methods.fields_path, "batch": methods.expression_path}
 
 
 def measure(sizes: Sizes, rows: str = "", method: str = "") -> dict[str, Any]:
-    """With a number of rows and a method, the peak of this process; else those of all, each in a process of its own."""
+    """Return the peak of this process for a number of rows and a method, or all peaks, in one process each."""
     if rows:
         return {"peak": peak(int(rows), METHODS[method])}
     from benchmarks.outer import in_own_process
@@ -28,7 +28,7 @@ def measure(sizes: Sizes, rows: str = "", method: str = "") -> dict[str, Any]:
 
 
 def peak(rows: int, method: methods.Method) -> int:
-    """In bytes, after one run over a fresh table."""
+    """Return the peak memory in bytes after one run over a fresh table."""
     table.rebuild(rows)
     method((0, rows))
     table.check((0, rows))

@@ -77,7 +77,7 @@ def read_only(span: Span) -> None:
 
 
 def migrate(name: str, span: Span) -> None:
-    """Run one of the benchmark's migrations on a slice, in this process, and see that it was applied."""
+    """Run one of the benchmark's migrations on a slice, in this process, and assert that it is applied."""
     knobs.span = span
     key = f"benchapp:{name}"
     MigrationRecord.objects.filter(key=key).delete()
@@ -106,7 +106,7 @@ BULK_UPDATE = "`bulk_update`, 500"
 PREDECESSOR = "django-mass-migration 0.3.9"
 AGAIN = "the same again, nothing changed, to reading only"
 
-# By what part of `Sizes` says how many rows each gets.
+# By the attribute of `Sizes` that has the number of rows of each method.
 METHODS: dict[str, tuple[str, Method]] = {
     EXPRESSION: ("fast", expression_path),
     FIELDS: ("fast", fields_path),

@@ -1,4 +1,4 @@
-"""Measures each ready-made operation against one raw SQL statement that does the same, each pair on fresh tables."""
+"""A comparison of each ready-made operation with one raw SQL statement that does the same, on fresh tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from massmigration.operations import (
 from massmigration.states import Status
 
 TITLE = "Operations, from launch to applied, to one raw statement that does the same"
-DATABASES = ("postgresql", "mariadb")
+DATABASES = ("postgresql", "mariadb", "mysql")
 
 ELSEWHERE = "bench_elsewhere"
 """Another schema of the same server."""
@@ -44,7 +44,7 @@ FILLED = "RemoveFieldData"
 
 SET_BASED = 1.5
 """Target of what the engine says in SQL."""
-CALLED = {"postgresql": 2.7, "mariadb": 3.0}
+CALLED = {"postgresql": 2.7, "mariadb": 3.0, "mysql": 4.0}
 """Target of what calls a function for every row, which no statement does: that of `update_fields`."""
 
 
@@ -64,7 +64,7 @@ def set_entity(entity: dict[str, Any]) -> None:
 
 
 def copied_to(name: str) -> dict[str, str]:
-    """By the vendor's name. Rows that are there are left alone, as the operations leave them."""
+    """Return the statements by the vendor's name. They leave existing rows alone, as the operations do."""
     insert = f"INSERT INTO {name} ({COLUMNS}) SELECT {COLUMNS} FROM benchapp_item"
     return {
         "postgresql": f"{insert} ON CONFLICT (id) DO NOTHING",
@@ -125,7 +125,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
 
 
 def one_pair(name: str, operation: DataOperation, statement: str, rows: int, rng: random.Random) -> tuple[float, float]:
-    """Seconds of the statement and of the migration, in any order, each on tables of its own."""
+    """Return the seconds of the statement and of the migration, run in random order, each on its own tables."""
     calls: dict[str, Callable[[], None]] = {
         "raw": lambda: execute(statement),
         "migration": lambda: migrate(operation),
@@ -141,7 +141,7 @@ def one_pair(name: str, operation: DataOperation, statement: str, rows: int, rng
 
 
 def rebuild(rows: int, *, filled: bool) -> None:
-    """Both tables, and the one elsewhere, as they are at first."""
+    """Create both tables and the one in the other place again, as they are at first."""
     table.rebuild(rows)
     with connection.schema_editor() as editor:
         if Copy._meta.db_table in connection.introspection.table_names():
@@ -165,7 +165,7 @@ def execute(statement: Statement) -> None:
 
 
 def result() -> list[tuple[Any, ...]]:
-    """What tells whether the rows are the same: for each table, how many there are, and what is in them."""
+    """Return the number of rows and their contents for each table, to compare the results."""
     found = []
     with connection.cursor() as cursor:
         for name in ("benchapp_item", "benchapp_copy", f"{ELSEWHERE}.benchapp_copy"):

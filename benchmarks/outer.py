@@ -1,4 +1,4 @@
-"""Measures parts on databases, each in a process of its own, and goes on when one fails."""
+"""The measurement of all parts on all databases, each in a separate process. The others continue if one fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MARK = "RESULT "
 
 
 def measure_all(parts: list[str], databases: list[str], sizes: Sizes) -> tuple[dict[str, Any], str]:
-    """What was measured, as JSON and as Markdown, which is printed on the way."""
+    """Return the results as JSON and as Markdown, and print the Markdown meanwhile."""
     results: dict[str, Any] = {"machine": machine(), "sizes": dataclasses.asdict(sizes), "errors": []}
     text = Text()
     text.add(f"Measured {results['machine']['at']} on {results['machine']['what']}; size: {sizes.name}.", "")
@@ -72,14 +72,14 @@ def in_own_process(*words: object) -> dict[str, Any]:
 
 
 def module(part: str) -> Any:
-    """A part's module. This process measures nothing, and opens no database."""
+    """Return the module of a part. This process measures nothing, and opens no database."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
     django.setup()
     return importlib.import_module(PARTS[part])
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on, and how busy that was."""
+    """Return the description of the machine and its load."""
     load = os.getloadavg()[0]
     now = dt.datetime.now(dt.timezone.utc)
     what = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, load {load:.1f}"

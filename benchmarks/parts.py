@@ -1,4 +1,4 @@
-"""What can be measured: the names of parts, and their modules.
+"""The parts of the benchmark by name, and their modules.
 
 A part's module has `TITLE`; `DATABASES`, on which it is measured; `measure(sizes)`, called in a process of its own
 with Django set up, which returns what JSON can hold; and `render(result)`, which returns lines of Markdown.
@@ -12,6 +12,7 @@ PARTS = {
     "memory": "benchmarks.memory",
     "skew": "benchmarks.skew",
     "processes": "benchmarks.processes",
+    "writer": "benchmarks.writer",
     "queues": "benchmarks.queues",
     "cloudtasks": "benchmarks.cloudtasks",
     "launching": "benchmarks.launching",

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Predecessor:
-    """Measures it, as long as that can be; `problem` says why it cannot."""
+    """A measurement of django-mass-migration; `problem` says why it is not possible."""
 
     def __init__(self) -> None:
         self.problem = ""
@@ -32,7 +32,7 @@ class Predecessor:
             self.problem = f"{PREDECESSOR} was not measured: {error}"
 
     def measure(self, rows: int) -> dict[str, float]:
-        """Seconds a row, by its name; nothing when it cannot be run."""
+        """Return the seconds per row by the name of the method, or nothing if it cannot be run."""
         try:
             return {PREDECESSOR: float(self._ask(str(rows))) / rows} if self._process else {}
         except (OSError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Measures what a second process gains when the operation computes for 100 us a row."""
+"""A measurement of what a second process gains when the operation computes for 100 us a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.test import override_settings
 from benchmarks import table, workers
 from benchmarks.benchapp import knobs
 from benchmarks.options import Sizes
-from massmigration import sharding
+from massmigration.paging import sharding
 
 TITLE = "Two processes, to one, when an operation computes for 100 us a row"
 DATABASES = ("postgresql",)
@@ -39,7 +39,7 @@ def measure(sizes: Sizes) -> dict[str, Any]:
 
 
 def calibrated() -> int:
-    """Turns of the operation's loop that take 100 us."""
+    """Return how many iterations of the operation's loop take 100 us."""
     turns = 200_000
     found = []
     for _ in range(5):

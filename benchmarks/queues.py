@@ -1,4 +1,4 @@
-"""Measures what a queue costs: one worker behind it, against one thread of the local backend, on the same rows.
+"""A measurement of what a queue costs: one worker behind it, against one thread of the local backend, on the same rows.
 
 Two figures for each. The time from launch to applied, which holds everything but is blurred by whatever else the
 machine does; and the share of it in which no job was being worked at, which is the queue's own doing, and exact.
@@ -106,16 +106,16 @@ def _met(queue: Queue, overhead: float) -> str:
 
 
 def _run(queue: Queue, rows: int, times: Path) -> tuple[float, float]:
-    """Seconds from launch to applied, and the share of them in which no job was being worked at."""
+    """Return the seconds from launch to applied, and the share of them in which no job was running."""
     table.rebuild(rows)
     times.write_text("")
-    # The local backend's jobs are worked at in this process, the others' where the variable was given to them.
+    # Jobs of the local backend run in this process. Other workers have the variable in their environment.
     os.environ["BENCH_TIMES"] = str(times)
     with override_settings(MASSMIGRATION_BACKEND=queue.backend, MASSMIGRATION_BACKEND_OPTIONS=dict(queue.options)):
         api.launch(KEY)
         reading = api.wait(KEY)
         assert reading.status == "applied", reading
-        time.sleep(0.5)  # the last job's end is written after the migration's
+        time.sleep(0.5)  # the last job ends after the migration
     table.check((0, rows))
     record = MigrationRecord.objects.get(key=KEY)
     took = (record.finished_at - record.launched_at).total_seconds()

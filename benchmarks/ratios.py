@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def summary(values: Sequence[float]) -> dict[str, float | int]:
-    """The median, the least and the greatest."""
+    """Return the median, the least and the greatest."""
     return {
         "median": statistics.median(values),
         "least": min(values),

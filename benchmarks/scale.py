@@ -1,4 +1,4 @@
-"""Computes what a run of 1e9 rows costs, from what was measured: messages, bookkeeping rows, transactions, time."""
+"""The cost of a run of 1e9 rows, computed from measurements: messages, bookkeeping rows, transactions, time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.methods import EXPRESSION, FIELDS
 from benchmarks.options import Sizes
 from massmigration.conf import Settings
-from massmigration.recorder.stealing import MAX_SHARDS_FACTOR
+from massmigration.recorder.work_stealing import MAX_SHARDS_FACTOR
 
 TITLE = "A run of 1e9 rows, computed from the parts measured above"
 DATABASES = ()
@@ -17,7 +17,7 @@ WORKERS = (1, 8)
 
 PATHS = {FIELDS: ("fields", Settings.MAX_BATCH_SIZE), EXPRESSION: ("batch", Settings.MAX_SET_SIZE)}
 
-# Where nothing was measured: microseconds a row of one raw UPDATE, its multiple, and statements of a batch.
+# Used without measurements: seconds per row of one raw UPDATE, its multiple, and statements per batch.
 ASSUMED_RAW = 7.5e-6
 ASSUMED_RATIO = {FIELDS: 2.5, EXPRESSION: 1.25}
 ASSUMED_QUERIES = 9.0
@@ -25,7 +25,7 @@ ASSUMED_QUERIES = 9.0
 SHARD_ROW_BYTES = 400
 EVENTS = 3
 MESSAGES_BESIDES = 2
-"""The plan's, and one look."""
+"""The plan job, and one completion check."""
 
 
 def measure(sizes: Sizes, results: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def measure(sizes: Sizes, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def cost(path: str, workers: int, database: str, results: dict[str, Any]) -> dict[str, float]:
-    """Of one run, if so many workers go as fast as one each."""
+    """Return the cost of one run, if every one of the workers is as fast as a single one."""
     speed = results.get("speed", {}).get(database, {})
     raw = speed.get("raw_seconds", {}).get("median", ASSUMED_RAW)
     ratio = speed.get("ratios", {}).get(path, {}).get("median", ASSUMED_RATIO[path])
@@ -80,8 +80,8 @@ def render(result: dict[str, Any]) -> list[str]:
                     f"{found['transactions']:,} | {found['messages']:,} | {shards} | {found['hours']:.1f} |"
                 )
     about = (
-        "Workers are taken to go as fast as one each, which a database with cores to spare gives. Besides: one record, "
-        f"{EVENTS} events and a row for each failed object. A shard is one row however many batches it has, and that "
-        "row is updated twice a batch. Planning asks the planner, and reads no rows."
+        "The table assumes that each worker is as fast as a single one, as on a database with free cores. In addition, "
+        f"there are one record, {EVENTS} events and a row for each failed object. A shard is one row, which each batch "
+        "updates twice. Planning uses the estimates of the database's query planner, and reads no rows."
     )
     return [*lines, "", about]

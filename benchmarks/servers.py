@@ -1,4 +1,4 @@
-"""Starts the server of a database, and tells the processes that measure on it where it is."""
+"""A database server for the processes that measure on it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import os
 import shutil
 from collections.abc import Iterator
 
+from testsupport.database_servers import DATABASE_SERVERS
 from testsupport.processes import RunFolder
-from testsupport.services import MariaDB, PostgreSQL, Server
 
-SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
-DATABASES = ["postgresql", "mariadb", "sqlite"]
+DATABASES = [*DATABASE_SERVERS, "sqlite"]
 
 
 @contextlib.contextmanager
 def started(database: str, run: RunFolder) -> Iterator[None]:
-    """A durable server, without data. Raise `Unavailable`, which says what to install."""
+    """Return a durable server without data. Raise `Unavailable`, which says what to install."""
     folder = run.make(f"bench-{database}")
     os.environ["BENCH_DATABASE"] = database
     os.environ["BENCH_FOLDER"] = str(folder)
     os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
-    server = SERVERS[database](is_durable=True) if database in SERVERS else None
+    server = DATABASE_SERVERS[database](is_durable=True) if database in DATABASE_SERVERS else None
     try:
         if server:
             os.environ[server.variable] = server.start(run)

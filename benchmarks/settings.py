@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ DRIVER = "sqlite3"
 
 
 def postgresql() -> dict[str, Any]:
-    return server("postgresql", os.environ["TEST_POSTGRES_URL"], {})
+    return server("django.db.backends.postgresql", os.environ["TEST_POSTGRES_URL"], {})
 
 
 def mariadb() -> dict[str, Any]:
-    return server("mysql", os.environ["TEST_MARIADB_URL"], {"charset": "utf8mb4"})
+    return server("django.db.backends.mysql", os.environ["TEST_MARIADB_URL"], {"charset": "utf8mb4"})
+
+
+def mysql() -> dict[str, Any]:
+    return server("django.db.backends.mysql", os.environ["TEST_MYSQL_URL"], {"charset": "utf8mb4"})
 
 
 def sqlite() -> dict[str, Any]:
-    """As the documentation advises."""
+    """Return the settings of SQLite that the documentation recommends."""
     path = Path(os.environ.get("BENCH_FOLDER", ".")) / os.environ.get("BENCH_FILE", "bench.sqlite3")
     pragmas = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"
     return {
@@ -31,11 +36,11 @@ def sqlite() -> dict[str, Any]:
     }
 
 
-if DATABASE == "mariadb":
+if DATABASE in ("mariadb", "mysql"):
     try:
-        import MySQLdb
+        import MySQLdb  # noqa: F401
 
-        DRIVER = f"mysqlclient {MySQLdb.__version__}"
+        DRIVER = f"mysqlclient {version('mysqlclient')}"
     except ImportError:
         import pymysql
 
@@ -44,7 +49,9 @@ if DATABASE == "mariadb":
 elif DATABASE == "postgresql":
     DRIVER = "psycopg"
 
-DATABASES = {"default": {"postgresql": postgresql, "mariadb": mariadb, "sqlite": sqlite}[DATABASE]()}
+DATABASES = {
+    "default": {"postgresql": postgresql, "mariadb": mariadb, "mysql": mysql, "sqlite": sqlite}[DATABASE](),
+}
 if name := os.environ.get("BENCH_NAME"):
     DATABASES["default"]["NAME"] = name
 

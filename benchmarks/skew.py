@@ -1,4 +1,4 @@
-"""Measures how long workers have nothing to do when keys are sparse, and when a part of the table is slow."""
+"""A measurement of how long workers have nothing to do when keys are sparse, and when a part of the table is slow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.options import Sizes
 from massmigration.conf import settings
 
 TITLE = "Idle workers: nine tenths of the ids dense, a tenth from 1e12 on, four workers"
-DATABASES = ("postgresql", "mariadb")
+DATABASES = ("postgresql", "mariadb", "mysql")
 KEY = "benchapp:0005_waiting"
 WORKERS = 4
 FAR = 10**12

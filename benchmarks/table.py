@@ -1,4 +1,4 @@
-"""Makes the benchmark's table, and hands out slices of it that nothing has been written to."""
+"""The benchmark's table, and slices of it that nothing has written to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.db import connection
 from benchmarks.benchapp.models import Item
 
 AT_ONCE = 1_000_000
-"""Rows inserted by one statement, whose numbers MariaDB makes in a temporary table."""
+"""Rows inserted by one statement, whose numbers MySQL and MariaDB make in a temporary table."""
 
 _NAME = {"mysql": "CONCAT('Item number ', n)"}
 _NUMBERS = {"postgresql": "generate_series(1, {rows}) AS n"}
@@ -35,7 +35,8 @@ def rebuild(rows: int, *, sparse: int = 0, sparse_from: int = 10**12, width: int
         editor.create_model(Item)
     with connection.cursor() as cursor:
         if connection.vendor == "mysql":
-            cursor.execute(f"SET SESSION max_recursive_iterations = {AT_ONCE + sparse + 1}")
+            limit = "max_recursive_iterations" if connection.mysql_is_mariadb else "cte_max_recursion_depth"
+            cursor.execute(f"SET SESSION {limit} = {AT_ONCE + sparse + 1}")
         for start in range(0, rows, AT_ONCE):
             cursor.execute(_fill(connection.vendor, min(AT_ONCE, rows - start), start, width))
         if sparse:
@@ -45,7 +46,7 @@ def rebuild(rows: int, *, sparse: int = 0, sparse_from: int = 10**12, width: int
 
 
 def settle() -> None:
-    """Nothing is left to be written when this returns."""
+    """Have the server write everything out."""
     table = connection.ops.quote_name(Item._meta.db_table)
     statements = {
         "postgresql": [f"VACUUM ANALYZE {table}", "CHECKPOINT"],
@@ -68,19 +69,19 @@ def forget_runs() -> None:
 
 
 class Slices:
-    """Runs of ids, each given out once."""
+    """Ranges of ids, each of which is used once."""
 
     def __init__(self, rows: int) -> None:
         self._next, self._rows = 0, rows
 
     def take(self, count: int) -> tuple[int, int]:
-        """(exclusive, inclusive)."""
+        """Return the bounds of the next slice: exclusive, inclusive."""
         start, self._next = self._next, self._next + count
         assert self._next <= self._rows, f"{self._rows} rows are too few for these slices."
         return start, self._next
 
 
 def check(span: tuple[int, int]) -> None:
-    """Every row was done."""
+    """Assert that every row was done."""
     left = Item.objects.filter(pk__gt=span[0], pk__lte=span[1], slug=None).count()
     assert left == 0, f"{left} rows of {span} were not done"

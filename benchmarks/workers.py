@@ -14,7 +14,7 @@ from django.db import connections
 
 from massmigration import api
 from massmigration.backends.base import BaseBackend
-from massmigration.executor.batch import AtomicBatch
+from massmigration.executor.atomic_batch import AtomicBatchRunner
 from massmigration.models import MigrationRecord, ShardRecord
 from massmigration.states import FINAL
 from massmigration.worker import perform
@@ -24,7 +24,7 @@ _queue: Any = None
 
 
 class SharedBackend(BaseBackend):
-    """Sends to the queue that the worker processes share."""
+    """A backend for the queue that the worker processes share."""
 
     supports_delay = True
 
@@ -39,7 +39,7 @@ class SharedBackend(BaseBackend):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """How a migration ran."""
+    """The measured run of a migration."""
 
     seconds: float
     """From the first batch's begin to the end of the last."""
@@ -51,12 +51,12 @@ class Run:
 
     @property
     def idle(self) -> list[float]:
-        """The share of the run that each worker was not at a batch."""
+        """The share of the run in which each worker was not processing a batch."""
         return [1 - worked / self.seconds for worked in self.worked]
 
 
 def run(key: str, count: int, prepare: Callable[[], None] = lambda: None) -> Run:
-    """Launch a migration, and have so many processes work at it until its end."""
+    """Launch a migration, and let so many processes work on it until its end."""
     global _queue
     _queue = _context.SimpleQueue()
     answers = _context.SimpleQueue()
@@ -79,7 +79,7 @@ def run(key: str, count: int, prepare: Callable[[], None] = lambda: None) -> Run
 
 def _work(key: str, prepare: Callable[[], None], answers: Any) -> None:
     spans: list[tuple[float, float]] = []
-    run_batch = AtomicBatch.run
+    run_batch = AtomicBatchRunner.run
 
     def noted(*args: Any) -> Any:
         start = time.monotonic()
@@ -88,7 +88,7 @@ def _work(key: str, prepare: Callable[[], None], answers: Any) -> None:
         finally:
             spans.append((start, time.monotonic()))
 
-    AtomicBatch.run = noted  # type: ignore[method-assign]
+    AtomicBatchRunner.run = noted  # type: ignore[method-assign]
     try:
         prepare()
         while True:

@@ -1,4 +1,4 @@
-"""How the documentation is built: offline, with nothing fetched from elsewhere."""
+"""The configuration of the documentation, which is built offline."""
 
 import sys
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What the tests of all packages share: real servers, databases on them, and an app to migrate."""
+"""The common parts of the tests of all packages: real servers, databases on them, and an app to migrate."""

@@ -1,4 +1,4 @@
-"""A real browser for tests: found, or downloaded once, or said to be missing."""
+"""A real browser for the tests, found on the machine or downloaded once."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ADVICE = (
 
 
 class NoBrowser(Exception):
-    """There is none, and none could be downloaded."""
+    """There is no browser, and none could be downloaded."""
 
 
 def find() -> str | None:
-    """Returns the path of the browser that the environment names, or of one on PATH; None: Playwright's own."""
+    """Return the path of the browser in the environment or on PATH, or None for Playwright's own."""
     given = os.environ.get("MM_TEST_BROWSER", "")
     if given not in ("", "require"):
         if not Path(given).exists():
@@ -44,7 +44,7 @@ def find() -> str | None:
 
 @contextlib.contextmanager
 def launched() -> Iterator[Any]:
-    """Yields a browser. Raises `NoBrowser` when there is none."""
+    """Yield a browser. Raise `NoBrowser` if there is none."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The Celery app of worker processes, as a project has one: `celery -A testsupport.celery_app worker`."""
+"""The Celery app of worker processes: `celery -A testsupport.celery_app worker`."""
 
 from celery import Celery
 

@@ -1,4 +1,4 @@
-"""Makes a process a client of a Celery broker, or a worker of it too, for the time of a test."""
+"""Context managers that make this process a client or a worker of a Celery broker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kombu.asynchronous import set_event_loop
 
 
 class Client(Celery):
-    """Knows the result backends that its threads have made, which Celery never closes."""
+    """A Celery app that can close the result backends of its threads, which Celery never closes."""
 
     def _get_backend(self) -> Any:
         made = super()._get_backend()
@@ -28,7 +28,7 @@ class Client(Celery):
 
     def close(self) -> None:
         super().close()
-        pools.reset()  # those of all apps are one
+        pools.reset()  # all apps share them
         for made in self.__dict__.get("made", []):
             if isinstance(made, RedisBackend) and "client" in vars(made):
                 made.result_consumer.stop()
@@ -38,7 +38,7 @@ class Client(Celery):
 
 @contextlib.contextmanager
 def client_of(broker_url: str, **conf: Any) -> Iterator[Celery]:
-    """Within it, the current app has this broker, and a queue of its own. No connection is left open after it."""
+    """Connect the current app to this broker, with a queue of its own. Close all connections at the end."""
     app = Client("tests", set_as_current=False)
     app.conf.update({"broker_url": broker_url, "task_default_queue": f"massmigration-{uuid.uuid4().hex[:8]}", **conf})
     app.set_default()
@@ -53,7 +53,7 @@ def client_of(broker_url: str, **conf: Any) -> Iterator[Celery]:
 
 @contextlib.contextmanager
 def worker_of(app: Celery) -> Iterator[None]:
-    """A worker in a thread. It leaves the logging of the tests' process alone, where Celery would quieten everyone."""
+    """Run a worker in a thread, without Celery's changes to the logging of this process."""
 
     def leave_alone(**kwargs: Any) -> None:
         pass

@@ -19,14 +19,14 @@ KEY = "testapp:0004_by_batch"
 
 
 def command(pool):
-    """Starts one worker, as the README says, with what only takes time in tests left out."""
+    """Return the command of a worker as in the README, without options that only cost time in tests."""
     words = ["celery", "-A", "testsupport.celery_app", "worker", "-n", "{name}@%h", "-P", pool, "-c", "1", "-l", "INFO"]
     return [sys.executable, "-m", *words, "--without-mingle", "--without-gossip"]
 
 
 @contextlib.contextmanager
 def fleet_of(db_alias, broker_url, pool="prefork", *, result_backend=None, rows=ROWS, conf=None, **settings):
-    """Workers with a queue of their own, and this process as their client."""
+    """Return workers with a queue of their own, and make this process their client."""
     oracle.make_items(db_alias, rows)
     queue = f"massmigration-{uuid.uuid4().hex[:8]}"
     conf = {"broker_url": broker_url, "task_default_queue": queue, "result_backend": result_backend, **(conf or {})}

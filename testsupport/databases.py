@@ -1,67 +1,63 @@
-"""Makes, empties and drops the tests' databases on every alias."""
+"""The tests' databases: created, emptied and dropped."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.db import DatabaseError, connections, transaction
+from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
-URL_VARIABLES = {"postgresql": "TEST_POSTGRES_URL", "mariadb": "TEST_MARIADB_URL"}
+from testsupport.database_servers import DATABASE_SERVERS
 
 _opened: list[Any] = []
 
 
 def server_version(alias: str) -> str:
-    """Asks the server, which need not have a database of ours yet."""
-    with _server_cursor(alias) as cursor:
-        cursor.execute("SHOW server_version" if alias == "postgresql" else "SELECT version()")
+    """Return the server's version; the tests' database need not exist yet."""
+    server = DATABASE_SERVERS[alias]
+    with server.cursor() as cursor:
+        cursor.execute(server.version_query)
         return str(cursor.fetchone()[0]).split()[0]
 
 
 def create(alias: str) -> None:
-    """Makes the alias' database anew and migrates it."""
+    """Create the database of an alias again and migrate it."""
     create_empty(alias)
     call_command("migrate", database=alias, verbosity=0, interactive=False)
     _tables_to_empty(alias)
-    # From now on the connections of all threads are known, and kept until `empty` has closed them.
+    # From now on, the connections of all threads are recorded until `empty` closes them.
     connection_created.connect(_remember, dispatch_uid="testsupport.databases")
 
 
 def create_empty(alias: str) -> None:
-    """Makes the alias' database anew, without tables."""
+    """Create the database of an alias again, without tables."""
     drop(alias)
-    if alias in URL_VARIABLES:
-        with _server_cursor(alias) as cursor:
-            cursor.execute(f"CREATE DATABASE {_name(alias)}")
+    if alias in DATABASE_SERVERS:
+        with DATABASE_SERVERS[alias].cursor() as cursor:
+            DATABASE_SERVERS[alias].create_database(cursor, _name(alias))
 
 
 def drop(alias: str) -> None:
-    """Removes the alias' database, whoever is connected."""
+    """Drop the database of an alias, even if there are connections to it."""
     connections[alias].close()
-    if alias not in URL_VARIABLES:
+    if alias not in DATABASE_SERVERS:
         file = Path(_name(alias))
         for path in file.parent.glob(file.name + "*"):
             path.unlink()
         return
-    with _server_cursor(alias) as cursor:
-        _end_other_sessions(alias, cursor)
-        cursor.execute("SELECT 1 FROM information_schema.schemata WHERE schema_name = %s", [_name(alias)])
-        if alias == "postgresql":
-            cursor.execute(f"DROP DATABASE IF EXISTS {_name(alias)} WITH (FORCE)")
-        elif cursor.fetchone():
-            cursor.execute(f"DROP DATABASE {_name(alias)}")
+    server = DATABASE_SERVERS[alias]
+    with server.cursor() as cursor:
+        server.end_other_sessions(cursor, _name(alias))
+        server.drop_database(cursor, _name(alias))
 
 
 def empty(alias: str) -> None:
-    """Deletes every row that was not there after `migrate`, when nobody else is connected any more."""
+    """Close all other connections, and delete every row that `migrate` did not create."""
     connection = connections[alias]
     is_broken = connection.in_atomic_block or not connection.get_autocommit() or not connection.is_usable()
     if is_broken:
@@ -71,73 +67,34 @@ def empty(alias: str) -> None:
     statements = [f"DELETE FROM {connection.ops.quote_name(table)}" for table in _tables_to_empty(alias)]
     if alias == "postgresql":
         statements = [";".join(statements)]
-    # Constraints are checked at the commit on PostgreSQL and SQLite, and not at all here on MariaDB.
+    # Constraints are checked at the commit on PostgreSQL and SQLite, and not at all here on MariaDB and MySQL.
     with connection.constraint_checks_disabled(), transaction.atomic(alias), connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
 
 
 def close_leaked_connections(alias: str) -> None:
-    """Ends the sessions of other threads and processes, whose locks must not meet the next test."""
+    """End the sessions of other threads and processes, so that their locks do not block the next test."""
     own = connections[alias]
     leaked = [each for each in _opened if each.alias == alias and each is not own and each.connection is not None]
     _opened[:] = [each for each in _opened if each.alias != alias]
-    if alias in URL_VARIABLES:
+    if alias in DATABASE_SERVERS:
         with own.cursor() as cursor:
-            _end_other_sessions(alias, cursor)
+            DATABASE_SERVERS[alias].end_other_sessions(cursor, _name(alias))
     for connection in leaked:
         connection.inc_thread_sharing()
-        # Its server has just ended it, or its thread is still in the middle of something.
+        # The server may have closed it, or its thread may still use it.
         with contextlib.suppress(Exception):
             connection.close()
-
-
-def _end_other_sessions(alias: str, cursor: Any) -> None:
-    if alias == "postgresql":
-        cursor.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
-            [_name(alias)],
-        )
-        return
-    cursor.execute(
-        "SELECT id FROM information_schema.processlist WHERE db = %s AND id <> connection_id()", [_name(alias)]
-    )
-    for (session,) in cursor.fetchall():
-        # It may have ended by itself meanwhile.
-        with contextlib.suppress(DatabaseError, *_driver_errors()):
-            cursor.execute(f"KILL CONNECTION {session}")
-
-
-def _driver_errors() -> tuple[type[Exception], ...]:
-    import pymysql
-
-    return (pymysql.MySQLError,)
 
 
 def _name(alias: str) -> str:
     return str(settings.DATABASES[alias]["NAME"])
 
 
-@contextlib.contextmanager
-def _server_cursor(alias: str) -> Iterator[Any]:
-    """Opens a cursor of the driver's own, outside of our databases and of any transaction."""
-    if alias == "postgresql":
-        import psycopg
-
-        with psycopg.connect(os.environ[URL_VARIABLES[alias]], autocommit=True) as connection:
-            yield connection.cursor()
-        return
-    import pymysql
-
-    given = settings.DATABASES[alias]
-    login = {"host": given["HOST"], "user": given["USER"], "password": given["PASSWORD"], "port": given["PORT"] or 3306}
-    with contextlib.closing(pymysql.connect(**login, autocommit=True)) as connection:
-        yield connection.cursor()
-
-
 @cache
 def _tables_to_empty(alias: str) -> list[str]:
-    """Returns the tables of all models, but those that `migrate` itself fills, such as the permissions'."""
+    """Return the tables of all models, except those that `migrate` fills, such as that of permissions."""
     connection = connections[alias]
     tables = connection.introspection.django_table_names(only_existing=True, include_views=False)
     with connection.cursor() as cursor:

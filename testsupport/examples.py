@@ -1,4 +1,4 @@
-"""Runs the `check.py` of an example, with a Redis and a database: `python -m testsupport.examples NAME`."""
+"""A command that runs the `check.py` of an example, with Redis and a database."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,23 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from massmigration import required_by
+from massmigration import conf, record_cache
+from massmigration.dialects.sqlite import SQLiteDialect
+from massmigration.enforcement import registry
 from testsupport import databases
-from testsupport.plugin import missing_server, reason_of_absence, run_folder
-from testsupport.predecessor import HISTORY, OldProject, install, other_database
+from testsupport.database_servers import DATABASE_SERVERS, DatabaseServer, reason_of_absence
+from testsupport.processes import RunFolder
 from testsupport.rabbitmq import RabbitMQ
-from testsupport.services import Redis, Unavailable
+from testsupport.recovery_rounds import RecoveryRounds
+from testsupport.services import Redis, Unavailable, missing_server, run_folder
+from testsupport.v03_versions import HISTORY, V03Project, install, other_database
 
-SERVERS = ["postgresql", "mariadb"]
+SERVERS = list(DATABASE_SERVERS)
 
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> Iterator[None]:
-    """Makes and migrates a database on every alias, once in each worker of pytest-xdist."""
+    """Create and migrate a database on every alias, once in each worker of pytest-xdist."""
     with django_db_blocker.unblock():
         for alias in connections:
             databases.create(alias)
@@ -35,21 +41,54 @@ def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> It
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forgets what decorated functions of test modules require: checks would list it in other modules' tests."""
-    monkeypatch.setattr(required_by, "_by_code", set())
+def nothing_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what other tests require, and the settings that they have registered, both of which checks would list."""
+    monkeypatch.setattr(registry, "_by_code", set())
+    monkeypatch.setattr(conf, "_registered", conf.registered())
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_cached() -> Iterator[None]:
+    """Forget which migrations other tests have found to be applied."""
+    record_cache.clear()
+    yield
+    record_cache.clear()
+
+
+@pytest.fixture(autouse=True)
+def batches_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep batches in this process from ending early because the machine is busy or a test blocks them."""
+    monkeypatch.setattr(settings, "MASSMIGRATION_BATCH_DURATION", dt.timedelta(minutes=1), raising=False)
+    monkeypatch.setattr(SQLiteDialect, "max_batch_duration", dt.timedelta(minutes=1))
 
 
 @pytest.fixture(params=[pytest.param("default", id="sqlite"), *SERVERS])
 def db_alias(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[str]:
-    """Opens one database after the other to the test, each empty; threads and other processes see what it commits."""
+    """Open one database after the other to the test, each empty. Threads and other processes see its commits."""
     yield from _opened(request, django_db_blocker)
 
 
 @pytest.fixture(params=SERVERS)
 def server_alias(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[str]:
-    """As `db_alias`, for what SQLite cannot do."""
+    """Do the same as `db_alias`, but without SQLite."""
     yield from _opened(request, django_db_blocker)
+
+
+@pytest.fixture
+def other_alias(db_alias: str) -> str:
+    """Return the alias of another database than `db_alias`."""
+    others = [alias for alias in connections if alias != db_alias]
+    if not others:
+        pytest.skip("There is no other database.")
+    return others[0]
+
+
+@pytest.fixture
+def postgresql() -> str:
+    """Return the alias of PostgreSQL, for a test that uses no database on which `db_alias` runs it."""
+    if "postgresql" not in settings.DATABASES:
+        pytest.skip(reason_of_absence("postgresql"))
+    return "postgresql"
 
 
 def _opened(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[str]:
@@ -64,9 +103,55 @@ def _opened(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator[
             databases.empty(used)
 
 
+@pytest.fixture(params=SERVERS)
+def own_server(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, DatabaseServer]]:
+    """Start a durable server that the test may kill. Return the alias that stands for it, and the server."""
+    alias, kind = request.param, DATABASE_SERVERS[request.param]
+    monkeypatch.delenv(kind.variable, raising=False)
+    try:
+        server = kind(is_durable=True)
+    except Unavailable as error:
+        pytest.skip(missing_server(kind, error))
+    folder = RunFolder()
+    monkeypatch.setenv(kind.variable, server.start(folder))
+    connections[alias].close()
+    given = connections.databases[alias]
+    parts = urlsplit(server.url)
+    with pytest.MonkeyPatch.context() as patch, django_db_blocker.unblock():
+        for name, value in {"HOST": parts.hostname, "PORT": parts.port, "USER": parts.username, "PASSWORD": ""}.items():
+            patch.setitem(given, name, value)
+        try:
+            databases.create(alias)
+            yield alias, server
+        finally:
+            connections[alias].close()
+            server.stop()
+            folder.remove()
+
+
+@pytest.fixture
+def recovery_rounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecoveryRounds]:
+    """Replace recovery by rounds that follow each other at once, in which the test decides what happens."""
+    rounds = RecoveryRounds()
+    monkeypatch.setattr("massmigration.backends.recovery.PAUSE", 0.01)
+    monkeypatch.setattr("massmigration.worker.recover", rounds.recover)
+    yield rounds
+    rounds.end()
+
+
+@pytest.fixture
+def rng(record_property: Any) -> random.Random:
+    """Return a random number generator; `-p randomly_seed=...`, from the run's header, repeats its numbers."""
+    seed = random.getrandbits(32)  # pytest-randomly has seeded it
+    record_property("seed", seed)
+    return random.Random(seed)
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """Starts Redis when first asked for, one for each worker of pytest-xdist; on a given one each has its database."""
+    """Start Redis, one for each worker of pytest-xdist. On a given server, each worker has a database."""
     try:
         server = Redis()
     except Unavailable as error:
@@ -79,7 +164,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def rabbitmq_url() -> Iterator[str]:
-    """Starts RabbitMQ when first asked for, one for each worker of pytest-xdist; a given one is shared by them."""
+    """Start RabbitMQ, one for each worker of pytest-xdist. A given server is shared by the workers."""
     try:
         server = RabbitMQ()
     except Unavailable as error:
@@ -89,15 +174,15 @@ def rabbitmq_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def predecessor() -> Path:
-    """Installs django-mass-migration 0.3.9, once in each worker of pytest-xdist."""
+def v03_package() -> Path:
+    """Install django-mass-migration 0.3.9 into a folder, once in each worker of pytest-xdist."""
     return install(run_folder())
 
 
 @pytest.fixture
-def old_project(db_alias: str, predecessor: Path) -> Iterator[OldProject]:
-    """A project with a database of its own, which `db_alias` stands for: set up, and used, with the predecessor."""
+def v03_project(db_alias: str, v03_package: Path) -> Iterator[V03Project]:
+    """Return a project set up and used with django-mass-migration, in a database of its own that `db_alias` names."""
     with other_database(db_alias):
-        project = OldProject(db_alias, predecessor)
+        project = V03Project(db_alias, v03_package)
         project.run_old("set_up", *HISTORY)
         yield project

@@ -26,14 +26,15 @@ from typing import Any
 from django.conf import settings
 from django.test import override_settings
 
-from massmigration import conf, sharding
+from massmigration import conf
 from massmigration.models import MigrationRecord, ShardRecord
-from testsupport import deaths, sessions
-from testsupport.guard import die_with_parent
-from testsupport.worker import note_sessions
-from testsupport.workers import wait_until
+from massmigration.paging import sharding
+from testsupport import db_sessions, failpoints
+from testsupport.process_guard import die_with_parent
+from testsupport.worker_process import note_sessions
+from testsupport.worker_processes import wait_until
 
-SLOW = 120.0
+SLOW = 300.0
 """Seconds that starting a process may take on a machine that does much else."""
 
 GONE = "Z"
@@ -42,7 +43,7 @@ FROZEN = "T"
 
 @dataclasses.dataclass(eq=False)
 class ProcessWorker:
-    """One worker as an operator sees it: the process that was started, and those that it has started since."""
+    """A worker: the process that was started, and its child processes."""
 
     process: subprocess.Popen[bytes]
     db_alias: str
@@ -58,18 +59,18 @@ class ProcessWorker:
         return self.process.poll() is None
 
     def pids(self) -> list[int]:
-        """Its processes, the first before those that it has started."""
+        """Return the process ids of the worker, the first process first."""
         return _with_descendants(self.pid)
 
     def freeze(self) -> None:
-        """Stop all of it where it is. What it has sent to servers already is done when this returns."""
+        """Freeze all processes, and wait until servers have done what they had sent."""
         os.kill(self.pid, signal.SIGSTOP)
         wait_until(lambda: _states().get(self.pid, (0, GONE))[1] == FROZEN)  # it starts no more processes
         self.frozen = self.pids()
         for pid in self.frozen[1:]:
             _signal(pid, signal.SIGSTOP)
         wait_until(lambda: all(_states().get(pid, (0, GONE))[1] in (FROZEN, GONE) for pid in self.frozen))
-        time.sleep(sessions.SETTLES)
+        time.sleep(db_sessions.SETTLES)
 
     def thaw(self) -> None:
         for pid in self.frozen:
@@ -77,36 +78,36 @@ class ProcessWorker:
         self.frozen = []
 
     def kill(self) -> None:
-        """End all of it at once, as the loss of its machine does."""
+        """Kill all processes at once, like the loss of a machine."""
         for pid in self.frozen or self.pids():
             _signal(pid, signal.SIGKILL)
         self.process.wait()
 
     def kill_children(self) -> int:
-        """End only the processes that it runs jobs in, as the kernel does when memory is short. Return how many."""
+        """Kill only the processes that run jobs, as the kernel does when memory is short. Return their number."""
         children = self.pids()[1:]
         for pid in children:
             _signal(pid, signal.SIGKILL)
         return len(children)
 
     def terminate(self) -> None:
-        """Ask it to stop, as an operator's service manager does."""
+        """Ask the worker to stop, as a service manager does."""
         self.process.terminate()
 
     def wait(self, timeout: float = SLOW) -> int:
         return self.process.wait(timeout)
 
     def has_uncommitted_work(self) -> bool:
-        """Whether the server sees a transaction of this worker in which an operation has written."""
+        """Return whether a transaction of this worker is open in which an operation has written."""
         noted = self.sessions.read_text().split() if self.sessions.exists() else []
-        return sessions.have_uncommitted_work(self.db_alias, [int(session) for session in noted])
+        return db_sessions.have_uncommitted_work(self.db_alias, [int(session) for session in noted])
 
     def has_logged(self, text: str) -> bool:
         return text in self.log.read_text(errors="replace")
 
 
 class ProcessFleet:
-    """The workers of one test. The settings hold in the test's own process too; durations are in seconds.
+    """The workers of a test. Their settings apply to the test's process too; durations are in seconds.
 
     `command` starts a worker that logs `ready` when it takes jobs; "{name}" in it becomes a name of its own.
     `environ` is for the workers alone. Settings are named without `MASSMIGRATION_`, `more` by their full names.
@@ -146,7 +147,7 @@ class ProcessFleet:
         shutil.rmtree(self._folder)
 
     def begin(self, *, pause: float = 0, command: Sequence[str] = (), die_at: str = "") -> ProcessWorker:
-        """Start a worker, and do not wait. `pause` makes operations last, in seconds a row."""
+        """Start a worker without waiting for it. Operations take `pause` seconds a row."""
         name = f"w{len(self.workers) + 1}"
         log, noted = self._folder / f"{name}.log", self._folder / f"{name}.sessions"
         environ = {
@@ -178,11 +179,11 @@ class ProcessFleet:
         return started
 
     def hurry(self) -> None:
-        """No more pauses in operations."""
+        """End the pauses in operations."""
         (self._folder / "hurry").touch()
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a management command in a process of its own, with the fleet's settings, and return how it ended."""
+        """Run a management command in a process of its own, with the fleet's settings; return the finished process."""
         environ = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "testsupport.settings",
@@ -195,13 +196,13 @@ class ProcessFleet:
         return [worker for worker in self.workers if worker.is_alive()]
 
     def owners(self) -> list[ProcessWorker]:
-        """The workers that hold a shard now."""
+        """Return the workers that hold a shard now."""
         held = ShardRecord.objects.using(self.db_alias).filter(is_done=False, lease_token__isnull=False)
         pids = {int(name.split(":")[1]) for name in held.values_list("worker", flat=True)}
         return [worker for worker in self.alive() if not worker.frozen and pids & set(worker.pids())]
 
     def kill_one(self, rng: random.Random, *, is_inside: bool = False, within: float = 0.5) -> ProcessWorker:
-        """Kill a worker that holds a shard, at a random time; counts kills inside of transactions.
+        """Kill a worker that holds a shard, at a random time; count kills inside of transactions.
 
         `is_inside`: at a random time, but in a transaction in which an operation has written.
         """
@@ -221,11 +222,11 @@ class ProcessFleet:
         return str(MigrationRecord.objects.using(self.db_alias).values_list("status", flat=True).get())
 
     def done(self) -> int:
-        """How many objects the shards say are done."""
+        """Return how many objects are done, as counted by the shards."""
         return sum(ShardRecord.objects.using(self.db_alias).values_list("processed", flat=True))
 
     def wait_until_applied(self, *, timeout: float = SLOW) -> float:
-        """Return how many seconds it took."""
+        """Wait until the migration is applied; return how many seconds that took."""
         started = time.monotonic()
         wait_until(lambda: self.status() not in ("queued", "running"), timeout=timeout)
         assert self.status() == "applied"
@@ -233,16 +234,16 @@ class ProcessFleet:
 
 
 def equip() -> None:
-    """Make this process a worker of a fleet, if that is what its environment says."""
+    """Make this process a worker of a fleet if its environment says so."""
     if "MM_TEST_OVERRIDES" in os.environ:
-        sharding.MIN_SHARD_SIZE = 1  # the tests' tables are small, and cut all the same
-        if hasattr(settings, "CELERY_BROKER_URL"):  # without an app, Celery would send to whatever is on this machine
+        sharding.MIN_SHARD_SIZE = 1  # so that small tables are split, too
+        if hasattr(settings, "CELERY_BROKER_URL"):  # without an app, Celery uses a broker of this machine
             importlib.import_module("testsupport.celery_app")
     if "MM_TEST_PARENT" in os.environ and os.getppid() == int(os.environ["MM_TEST_PARENT"]):
         die_with_parent(signal.SIGKILL)
     if path := os.environ.get("MM_TEST_SESSIONS"):
         note_sessions(path)
-        deaths.arm()
+        failpoints.arm()
 
 
 def _named(given: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +265,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _states() -> dict[int, tuple[int, str]]:
-    """Every process' parent, and the first letter of its state."""
+    """Return the parent of every process, and the first letter of its state."""
     shown = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
     return {int(pid): (int(parent), state[0]) for pid, parent, state in map(str.split, shown.splitlines())}
 

@@ -1,4 +1,4 @@
-"""Forks workers on demand, in a few milliseconds each: Django is set up only once, in their parent.
+"""A process that forks workers in a few milliseconds each, because it has set Django up.
 
 Started as `python -m testsupport.forkserver PARENT`. Takes one JSON request a line and answers each with a line.
 """
@@ -12,17 +12,17 @@ import sys
 
 import django
 
-from testsupport.guard import die_with_parent
+from testsupport.process_guard import die_with_parent
 
 
 def main() -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != int(sys.argv[1]):
         sys.exit("The tests that wanted workers have ended.")
-    # A Ctrl-C in the terminal is for the tests, at whose end everything here ends.
+    # Ignore a Ctrl-C in the terminal: this process ends with the tests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     django.setup()
-    from testsupport.worker import work
+    from testsupport.worker_process import work
 
     while line := sys.stdin.readline():
         request = json.loads(line)

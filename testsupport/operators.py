@@ -1,4 +1,4 @@
-"""What operators do to a run from processes of their own, and what must come of it on any queue."""
+"""Actions of operators in other processes, and their required effects on any queue."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Callable
 from massmigration.models import Event, ShardRecord
 from testsupport import oracle
 from testsupport.fleet import SLOW, ProcessFleet
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
 
 NAME = ["testapp", "0004_by_batch"]
 
 
-def held(db_alias: str) -> int:
-    """How many shards a worker has at this moment."""
+def leased_shards(db_alias: str) -> int:
+    """Return how many shards workers hold at this moment."""
     return ShardRecord.objects.using(db_alias).filter(is_done=False, lease_token__isnull=False).count()
 
 
 def pause_resume_and_cancel(fleet: ProcessFleet, *, batch: int, one_more: Callable[[], object]) -> None:
-    """Do it to a run that has begun, whose jobs and batches last long. `one_more` starts a worker, which heals."""
+    """Pause, resume and cancel a run with long batches. `one_more` starts a worker, which runs recovery."""
     db_alias, workers = fleet.db_alias, len(fleet.alive())
     arguments = [*NAME, "--database", db_alias]
 
     assert fleet.run("massmigration", "pause", *arguments).returncode == 0
     done = fleet.done()
-    wait_until(lambda: not held(db_alias), timeout=SLOW)
+    wait_until(lambda: not leased_shards(db_alias), timeout=SLOW)
     paused_at = fleet.done()
     assert paused_at - done <= workers * batch
 
@@ -32,7 +32,7 @@ def pause_resume_and_cancel(fleet: ProcessFleet, *, batch: int, one_more: Callab
     wait_until(lambda: fleet.done() > paused_at, timeout=SLOW)
 
     assert fleet.run("massmigration", "cancel", *arguments).returncode == 0
-    wait_until(lambda: not held(db_alias), timeout=SLOW)
+    wait_until(lambda: not leased_shards(db_alias), timeout=SLOW)
     cancelled_at = fleet.done()
     one_more()
     assert fleet.status() == "cancelled"

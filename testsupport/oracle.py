@@ -1,4 +1,4 @@
-"""Asks the database whether every row was done exactly once, and whether the bookkeeping says the same."""
+"""Checks in the database that every row was processed exactly once, and that the records agree."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def make_items(db_alias: str, count: int) -> None:
 
 
 def counts(db_alias: str) -> list[int]:
-    """How often rows were counted, each number once."""
+    """Return how often rows were counted, each number once."""
     return sorted(set(Item.objects.using(db_alias).values_list("n", flat=True)))
 
 
 def calls(db_alias: str) -> list[int]:
-    """The rows that operations logged calls for."""
+    """Return the keys of the rows for which operations logged calls."""
     return sorted(Call.objects.using(db_alias).exclude(item=None).values_list("item", flat=True))
 
 
@@ -27,7 +27,7 @@ def rows(db_alias: str) -> list[int]:
 
 
 def tally(db_alias: str) -> tuple[int, int, int]:
-    """What the shards say they have processed, skipped and failed."""
+    """Return the sums of the shards' counts of processed, skipped and failed objects."""
     sums = ShardRecord.objects.using(db_alias).aggregate(*map(Sum, ("processed", "skipped", "failed")))
     return sums["processed__sum"], sums["skipped__sum"], sums["failed__sum"]
 
@@ -37,7 +37,7 @@ def verbs(db_alias: str) -> list[str]:
 
 
 def everything(db_alias: str) -> list[list[dict[str, object]]]:
-    """All rows of the tables that a migration writes to."""
+    """Return all rows of the tables that a migration writes to."""
     models = (Item, Call, ShardRecord, FailedObject, Event)
     return [list(model._base_manager.using(db_alias).order_by("pk").values()) for model in models]
 

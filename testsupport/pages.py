@@ -9,11 +9,11 @@ from django.test import Client
 from django.urls import reverse
 
 from testsupport import showcase
-from testsupport.showcase import BLOCKED, EMPTYING, FAILED, PAUSED, READY, RUNNING, STALLED
+from testsupport.showcase import BLOCKED, EMPTYING, FAILED, PAUSED, READY, RUNNING, STUCK, WAITING
 
 
 def log_in(context: Any, site: str) -> None:
-    """Gives the browser a session of the user `admin`."""
+    """Log the browser in as `admin`."""
     client = Client()
     assert client.login(username="admin", password="admin")
     cookie = client.cookies[settings.SESSION_COOKIE_NAME].value
@@ -25,7 +25,7 @@ def _nothing(page: Any, db_alias: str) -> None:
 
 
 def _watch(page: Any, db_alias: str) -> None:
-    """Until there is a line of rates."""
+    """Wait until the page shows a line of rates."""
     for rows in (900, 1500, 1100, 1700, 1600, 1300):
         showcase.advance(db_alias, rows)
         with page.expect_response(lambda response: "/status/" in response.url):
@@ -35,6 +35,10 @@ def _watch(page: Any, db_alias: str) -> None:
 
 def _open_cancel(page: Any, db_alias: str) -> None:
     page.locator("[data-mm-verb=cancel] summary").click()
+
+
+def _open_proceed(page: Any, db_alias: str) -> None:
+    page.locator("[data-mm-verb=proceed] summary").click()
 
 
 def _open_forget(page: Any, db_alias: str) -> None:
@@ -61,8 +65,10 @@ ADDRESSES = {
     "list-nothing": ("manage", None),
     "detail-running": ("detail", RUNNING),
     "detail-cancelling": ("detail", RUNNING),
-    "detail-stalled": ("detail", STALLED),
+    "detail-stuck": ("detail", STUCK),
     "detail-paused": ("detail", PAUSED),
+    "detail-waiting": ("detail", WAITING),
+    "detail-proceeding": ("detail", WAITING),
     "detail-failed": ("detail", FAILED),
     "detail-not-run": ("detail", READY),
     "detail-gone": ("detail", showcase.GONE),
@@ -79,6 +85,7 @@ ADDRESSES = {
     "failures-none": ("failures", RUNNING),
     "history": ("history", PAUSED),
     "confirm": ("delete", FAILED),
+    "confirm-own": ("action", WAITING),
 }
 QUERIES = {
     "list-failed": "?status=failed",
@@ -89,6 +96,7 @@ QUERIES = {
 PAGES: dict[str, Any] = dict.fromkeys(ADDRESSES, _nothing) | {
     "detail-running": _watch,
     "detail-cancelling": _open_cancel,
+    "detail-proceeding": _open_proceed,
     "detail-failed": _open_forget,
     "run-tried": _try,
     "failures-resolving": _open_resolve_all,
@@ -97,7 +105,8 @@ PAGES: dict[str, Any] = dict.fromkeys(ADDRESSES, _nothing) | {
 
 
 def address_of(page: Any, site: str, name: str, db_alias: str = "default") -> None:
-    """Goes to the page of this name in `PAGES`."""
+    """Go to the page of this name in `PAGES`."""
     view, key = ADDRESSES[name]
     showcase.renew(db_alias)
-    page.goto(site + reverse(f"massmigration_{view}", args=[key, db_alias] if key else []) + QUERIES.get(name, ""))
+    arguments = [*(["compare"] if view == "action" else []), *([key, db_alias] if key else [])]
+    page.goto(site + reverse(f"massmigration_{view}", args=arguments) + QUERIES.get(name, ""))

@@ -1,4 +1,4 @@
-"""Runs server processes in a temporary folder; neither outlives the process that made them."""
+"""Server processes in a temporary folder, neither of which outlives the process that made them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-GUARD = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).with_name("process_guard.py")
 PREFIX = "massmigration-tests-"
-START_TIMEOUT = 60.0
+START_TIMEOUT = 180.0
 
 
 class StartError(RuntimeError):
-    """A server or its preparation ended instead of starting."""
+    """A server is missing, or ended instead of starting."""
 
 
 class RunFolder:
-    """A temporary folder that is locked while its process lives, so that the next run can remove those of dead ones."""
+    """A temporary folder that is locked while its process lives, so that the next run can remove old folders."""
 
     def __init__(self) -> None:
         base = _temporary_folder()
@@ -37,14 +38,20 @@ class RunFolder:
         # Only a folder that is locked already gets the name that other runs look for.
         self.path = unlocked.rename(base / unlocked.name.removeprefix("new-"))
         self.path.chmod(0o711)
+        self._servers: Counter[str] = Counter()
 
     def make(self, name: str, *, is_for_server: bool = False) -> Path:
-        """Makes a folder in this one, owned by the user that servers run as if it is for one."""
+        """Create a folder in this one, owned by the servers' user if it is for a server."""
         path = self.path / name
         path.mkdir(mode=0o700)
         if is_for_server:
             os.chown(path, *server_user())
         return path
+
+    def next_number(self, title: str) -> str:
+        """Return a suffix that tells servers of one kind apart: nothing for the first, then " 2" and so on."""
+        self._servers[title] += 1
+        return "" if self._servers[title] == 1 else f" {self._servers[title]}"
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -67,7 +74,7 @@ def _remove_folders_of_dead_runs(base: Path) -> None:
 
 
 def server_user() -> tuple[int, int]:
-    """Returns the user and group that servers run as: our own, but nobody's when we are root, which they refuse."""
+    """Return the user and group of servers: the same as of this process, or nobody's if it runs as root."""
     if os.geteuid() != 0:
         return os.geteuid(), os.getegid()
     for name in ("nobody", "daemon"):
@@ -85,7 +92,7 @@ def free_port() -> int:
 
 
 def answers(port: int, question: bytes = b"", answer: bytes = b"") -> bool:
-    """Says whether something listens on this port, and answers the question if there is one."""
+    """Return whether a server listens on this port and, if there is a question, answers it."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             if not question:
@@ -97,7 +104,7 @@ def answers(port: int, question: bytes = b"", answer: bytes = b"") -> bool:
 
 
 class Process:
-    """One child process with its log, killed by a signal of its own choice when its time or its parent's has come."""
+    """A child process with its log. `death_signal` ends it when it is stopped or its parent ends."""
 
     def __init__(self, command: Sequence[object], folder: Path, *, death_signal: signal.Signals) -> None:
         self.command = [str(word) for word in command]
@@ -116,7 +123,7 @@ class Process:
             )
 
     def finish(self) -> None:
-        """Waits for a command that ends by itself."""
+        """Wait until a command has ended by itself."""
         try:
             code = self._popen.wait(START_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -139,8 +146,13 @@ class Process:
     def has_logged(self, text: bytes) -> bool:
         return text in self.log.read_bytes()
 
+    def kill(self) -> None:
+        """Kill the process by SIGKILL, whatever its death signal is."""
+        self._popen.kill()
+        self._popen.wait()
+
     def stop(self) -> None:
-        """Ends the process at once: what it has on disk is thrown away with its folder."""
+        """Kill the process at once: its files are removed with its folder."""
         if self._popen.poll() is None:
             self._popen.send_signal(self._death_signal)
         try:

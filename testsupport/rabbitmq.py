@@ -1,4 +1,4 @@
-"""A RabbitMQ of the tests' own, beside the machine's: node, cookie, data, ports and epmd are not shared with it."""
+"""A RabbitMQ server for the tests, which shares no node, cookie, data, port or epmd with that of the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from testsupport.processes import Process, answers, free_port
 from testsupport.services import Server, on_path
 
-# Systems wrap the programs so that only root and RabbitMQ's own user may run them; here are the bare ones.
+# The programs on PATH are wrappers that only root and RabbitMQ's own user may run. These folders hold the originals.
 FOLDERS = ["/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin"]
 
 
@@ -19,6 +19,7 @@ class RabbitMQ(Server):
     title = "RabbitMQ"
     variable = "TEST_RABBITMQ_URL"
     advice = "install rabbitmq-server"
+    is_optional = True
 
     def find(self) -> Path | None:
         bare = [Path(folder, "rabbitmq-server") for folder in FOLDERS]
@@ -27,7 +28,7 @@ class RabbitMQ(Server):
 
     def launch(self) -> None:
         if self._binary and self._process is None:
-            # Erlang would start one that outlives the tests.
+            # If there is none, Erlang starts an epmd that outlives the tests.
             self.epmd_port = free_port()
             command = [on_path("epmd"), "-port", self.epmd_port, "-address", "127.0.0.1"]
             (self.folder / "epmd").mkdir()

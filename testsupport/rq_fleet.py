@@ -23,18 +23,33 @@ MANAGE = (
 )
 
 
-def forking(db_alias, url, *, retries=3, **settings):
-    """Workers of django-rq, on one of its queues."""
-    command = [sys.executable, "-c", MANAGE, "rqworker", QUEUE]
+def forking(db_alias, url, *arguments, retries=3, **settings):
+    """Return workers of django-rq, on one of its queues."""
+    command = [sys.executable, "-c", MANAGE, "rqworker", QUEUE, *arguments]
     return fleet(
         db_alias, command, {"RQ_QUEUES": {QUEUE: {"URL": url}}}, {"queue": QUEUE, "retries": retries}, **settings
     )
 
 
 def simple(db_alias, url, *arguments, worker_class="rq.SimpleWorker", **settings):
-    """Workers of plain RQ, on a Redis at a URL."""
+    """Return workers of plain RQ, with the Redis at this URL."""
     words = ["rq.cli", "worker", "--url", url, "--worker-class", worker_class, *arguments, QUEUE]
     return fleet(db_alias, [sys.executable, "-m", *words], {}, {"queue": QUEUE, "url": url}, **settings)
+
+
+def recovering(db_alias, url, **settings):
+    """Return workers of django-rq of the class `massmigration_rq.Worker`."""
+    return forking(db_alias, url, "--worker-class", "massmigration_rq.Worker", **settings)
+
+
+def recovering_simple(db_alias, url, **settings):
+    """Return workers of plain RQ of the class `massmigration_rq.SimpleWorker`."""
+    return simple(db_alias, url, worker_class="massmigration_rq.SimpleWorker", **settings)
+
+
+def recovering_plain(db_alias, url, **settings):
+    """Return workers of plain RQ of the class `massmigration_rq.Worker`."""
+    return simple(db_alias, url, worker_class="massmigration_rq.Worker", **settings)
 
 
 def spawning(db_alias, url, **settings):
@@ -57,7 +72,7 @@ def queue_of(connection):
 
 
 def put_clock_forward(connection, seconds):
-    """So much later, as RQ sees it: the sign of life that it expects by a certain time has not come."""
+    """Move the deadlines of the started jobs back, so that RQ sees that their workers' heartbeats are overdue."""
     registry = queue_of(connection).started_job_registry
     for member, score in connection.zrange(registry.key, 0, -1, withscores=True):
         connection.zadd(registry.key, {member: score - seconds})

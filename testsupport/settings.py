@@ -1,4 +1,4 @@
-"""The test project: SQLite, and each server whose URL is in the environment; for workers in other processes too."""
+"""Settings of the test project, for workers in other processes too: SQLite, and each server in the environment."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DATABASE_NAME = "_".join(filter(None, ["massmigration_tests", os.environ.get("PY
 
 
 def server(engine: str, url: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the entry in DATABASES for our own database on the server at this URL."""
+    """Return the entry in DATABASES for the tests' database on the server at this URL."""
     parts = urlsplit(url)
     return {
-        "ENGINE": f"django.db.backends.{engine}",
+        "ENGINE": engine,
         "NAME": DATABASE_NAME,
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
@@ -27,25 +27,35 @@ def server(engine: str, url: str, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def mysql_engine() -> str:
+    """Return the engine for MySQL and MariaDB with the driver that `TEST_MYSQL_DRIVER` names (default: PyMySQL)."""
+    driver = os.environ.get("TEST_MYSQL_DRIVER", "pymysql")
+    if driver == "mysql-connector-python":
+        return "mysql.connector.django"
+    if driver == "pymysql":
+        import pymysql
+
+        pymysql.install_as_MySQLdb()
+    return "django.db.backends.mysql"
+
+
 def sqlite_file() -> str:
-    """Returns the path of SQLite's file; outside of a test run there is none, and the database is in memory."""
+    """Return the path of SQLite's file, or the name of a database in memory outside of a test run."""
     folder = os.environ.get("TEST_SQLITE_DIR")
     return str(Path(folder) / f"{DATABASE_NAME}.sqlite3") if folder else ":memory:"
 
 
 def durations(found: dict[str, Any]) -> Any:
-    """Returns a `timedelta` for what `testsupport.fleet` has written for one."""
+    """Return the `timedelta` that `testsupport.fleet` has written as JSON, or the object itself."""
     return dt.timedelta(seconds=found["seconds"]) if set(found) == {"seconds"} else found
 
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sqlite_file(), "OPTIONS": {"timeout": 30}}}
 if url := os.environ.get("TEST_POSTGRES_URL"):
-    DATABASES["postgresql"] = server("postgresql", url, {})
-if url := os.environ.get("TEST_MARIADB_URL"):
-    import pymysql
-
-    pymysql.install_as_MySQLdb()
-    DATABASES["mariadb"] = server("mysql", url, {"charset": "utf8mb4"})
+    DATABASES["postgresql"] = server("django.db.backends.postgresql", url, {})
+for alias, variable in {"mariadb": "TEST_MARIADB_URL", "mysql": "TEST_MYSQL_URL"}.items():
+    if url := os.environ.get(variable):
+        DATABASES[alias] = server(mysql_engine(), url, {"charset": "utf8mb4"})
 
 SECRET_KEY = "only for tests"
 ALLOWED_HOSTS = ["*"]
@@ -64,8 +74,9 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django.contrib.admin",
     "massmigration",
+    "massmigration_schema",
     "testsupport.testapp",
-    "testsupport.people",
+    "testsupport.operations_app",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

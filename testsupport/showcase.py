@@ -13,14 +13,14 @@ from django.utils import timezone
 
 from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
-from massmigration.migrations import MapperMigration, SimpleMigration
+from massmigration.migrations import Detail, MapperMigration, MigrationAction, SimpleMigration
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 from massmigration.operations import DeleteModelData, OperationsMigration
-from massmigration.recorder import resolving
+from massmigration.recorder import attempts
 from massmigration.states import Status
 from testsupport.testapp.models import Item
 
-RUNNING, STALLED, PAUSED, FAILED = "shop:0004_slugs", "shop:0005_sizes", "shop:0006_prices", "shop:0007_addresses"
+RUNNING, STUCK, PAUSED, FAILED = "shop:0004_slugs", "shop:0005_sizes", "shop:0006_prices", "shop:0007_addresses"
 READY, BLOCKED, APPLIED, CANCELLED, FAKED = (
     "shop:0008_search_keys",
     "shop:0009_thumbnails",
@@ -29,6 +29,7 @@ READY, BLOCKED, APPLIED, CANCELLED, FAKED = (
     "shop:0002_currencies",
 )
 EMPTYING = "shop:0010_empty_baskets"
+WAITING = "shop:0011_new_categories"
 GONE, BROKEN = "billing:0001_vat_numbers", "billing:0002_invoices"
 
 TRACEBACK = """Traceback (most recent call last):
@@ -63,15 +64,48 @@ class Emptying(OperationsMigration):
     operations = [DeleteModelData(Item)]
 
 
+class Categories(Slugs):
+    """Gives every product its new category, and publishes the categories when somebody has looked at them."""
+
+    def get_stages(self):
+        return [
+            *super().get_stages(),
+            self.wait("Are the new categories good? The next stage shows them to customers."),
+            self.once(self.publish),
+        ]
+
+    def publish(self, db_alias):
+        pass
+
+    def get_details(self, db_alias):
+        return [
+            Detail(label="Products without a category", value=17, level="warning"),
+            Detail(label="Compared with the old shop", value=_ago(minutes=4), level="success"),
+        ]
+
+    def get_actions(self, db_alias, status):
+        return [
+            MigrationAction(
+                name="compare",
+                label="Compare again",
+                description="Compares the categories with the old shop. This takes a minute and changes nothing.",
+                call=self.compare,
+            )
+        ]
+
+    def compare(self, db_alias, actor):
+        return "17 products differ."
+
+
 @contextlib.contextmanager
 def shown(db_alias: str) -> Iterator[None]:
-    """Migrations, their records on this database, and a superuser `admin`."""
+    """Create migrations, their records on this database, and a superuser `admin`, while the block lasts."""
     User.objects.create_superuser("admin", password="admin")
     Item.objects.using(db_alias).bulk_create(Item(name=f"Product {n}") for n in range(300))
     migrations = [_made(Once, APPLIED), _made(Once, FAKED)]
-    migrations += [_made(Slugs, key) for key in (CANCELLED, RUNNING, STALLED, PAUSED, FAILED, READY)]
+    migrations += [_made(Slugs, key) for key in (CANCELLED, RUNNING, STUCK, PAUSED, FAILED, READY)]
     migrations.append(_made(Slugs, BLOCKED, dependencies=[("shop", "0007_addresses")]))
-    migrations.append(_made(Emptying, EMPTYING))
+    migrations += [_made(Emptying, EMPTYING), _made(Categories, WAITING)]
     errors = dict(store.errors)
     with store.registered(*migrations):
         store.errors[BROKEN] = BadMigrationFile(
@@ -169,15 +203,19 @@ def _records(db_alias: str) -> None:
     _shard(paused, 0, 250_000, is_done=True)
     _shard(paused, 1, 121_500)
     _event(paused, "pause", "running", "paused", actor="bob")
+    waiting = _record(db_alias, WAITING, Status.WAITING, stage=1, waiting_since=_ago(minutes=47))
+    MigrationRecord.objects.using(db_alias).filter(key=WAITING).update(is_planned=False)
+    _shard(waiting, 0, 300, changed=300, is_done=True)
+    _event(waiting, "wait", "running", "waiting", detail="Are the new categories good?", at=_ago(minutes=47))
     running = _record(db_alias, RUNNING, Status.RUNNING, total=1_000_000, is_total_estimated=True)
     held = {"heartbeat_at": _ago(seconds=1), "lease_until": _ago(minutes=-1)}
     _shard(running, 0, 250_000, is_done=True, heartbeat_at=_ago(minutes=4))
     _shard(running, 1, 171_300, **held)
     _shard(running, 2, 98_420, skipped=3, **held)
     _shard(running, 3, 0)
-    stalled = _record(db_alias, STALLED, Status.RUNNING, total=500_000)
-    _shard(stalled, 0, 100_000, heartbeat_at=_ago(minutes=6), lease_until=_ago(minutes=5))
-    _shard(stalled, 1, 250_000, is_done=True, heartbeat_at=_ago(minutes=9))
+    stuck = _record(db_alias, STUCK, Status.RUNNING, total=500_000)
+    _shard(stuck, 0, 100_000, heartbeat_at=_ago(minutes=6), lease_until=_ago(minutes=5))
+    _shard(stuck, 1, 250_000, is_done=True, heartbeat_at=_ago(minutes=9))
     failed = _record(
         db_alias, FAILED, Status.FAILED, total=300, finished_at=_ago(minutes=30), last_error="43 failed objects"
     )
@@ -196,7 +234,7 @@ def _failures(record: Any) -> None:
             stage=0,
             shard=0,
             object_pk=[pk],
-            was_passed=True,
+            is_behind_cursor=True,
             exception_class="builtins.TypeError" if number < 40 else "django.db.utils.DataError",
             message="'NoneType' object is not subscriptable" if number < 40 else f"value too long: {pk}",
             traceback=TRACEBACK if number < 40 else "Traceback <b>with HTML</b>",
@@ -206,6 +244,5 @@ def _failures(record: Any) -> None:
         for number, pk in enumerate(pks[:44])
     )
     one = FailedObject.objects.using(db_alias).filter(record=record).order_by("pk").values_list("pk", flat=True)[0]
-    resolving.resolve(
-        db_alias, record.key, resolving.chosen([one], None), reason="A test customer; the row goes away.", actor="ann"
-    )
+    choice = attempts.chosen(db_alias, record.key, [one], None)
+    attempts.resolve(db_alias, record.key, choice, reason="A test customer; the row goes away.", actor="ann")

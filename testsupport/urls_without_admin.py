@@ -1,4 +1,4 @@
-"""The URLs of a project that has no admin, and a page of its own for logging in."""
+"""The URLs of a project without the admin, with its own login page."""
 
 from django.contrib.auth.views import LoginView
 from django.urls import include, path

@@ -1,4 +1,4 @@
-"""Environments of their own, for programs whose requirements do not agree with ours; made once for a test run."""
+"""Virtual environments for programs with other requirements, created once in a test run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VARIABLE = "TEST_VENVS_DIR"
 
 
 def environment(name: str, requirements: Sequence[str], *, python: str = sys.executable) -> Path:
-    """The interpreter of an environment with these requirements. Fails the test if they cannot be installed."""
+    """Return the interpreter of an environment with these requirements. Fail the test if pip cannot install them."""
     folder = Path(os.environ[VARIABLE]) / name
     with (folder.parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers of pytest-xdist share it

@@ -1,4 +1,4 @@
-"""The app; writes down how long jobs take, in workers whose environment asks for it."""
+"""The app, which records the durations of jobs in workers whose environment says so."""
 
 import os
 import time
@@ -15,15 +15,15 @@ class BenchAppConfig(AppConfig):
 
 
 def time_jobs():
-    """From now on, this process writes the seconds of each job into the file BENCH_TIMES."""
-    from massmigration.backends.base import BaseBackend  # it imports models
+    """Write the seconds of each job of this process to the file BENCH_TIMES from now on."""
+    from massmigration.backends import worker  # it imports models
 
-    perform = BaseBackend.perform
+    perform_with = worker.perform_with
 
-    def timed(backend, payload):
+    def timed(payload, backend):
         started = time.perf_counter()
-        perform(backend, payload)
+        perform_with(payload, backend)
         with open(os.environ["BENCH_TIMES"], "a") as file:  # noqa: PTH123
             file.write(f"{time.perf_counter() - started}\n")
 
-    BaseBackend.perform = timed
+    worker.perform_with = timed

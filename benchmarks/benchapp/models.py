@@ -14,7 +14,7 @@ class Item(models.Model):
 
 
 class Copy(models.Model):
-    """What items are copied to."""
+    """The model to which items are copied."""
 
     name = models.CharField(max_length=100)
     slug = models.CharField(max_length=120, null=True)

@@ -1,4 +1,4 @@
-"""`python run.py ROWS`: fills the project's database, runs its mapper by names that both versions have; prints JSON."""
+"""A command that fills the project's database, runs its mapper, and prints JSON: `python run.py ROWS`."""
 
 import json
 import sys

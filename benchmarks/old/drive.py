@@ -1,4 +1,4 @@
-"""For each number of rows on its input: fills the table, runs the migration, and prints the seconds it took."""
+"""A command that fills the table, runs the migration, and prints its seconds, for each number of rows on its input."""
 
 import importlib.metadata
 import sys

@@ -1,4 +1,4 @@
-"""As the predecessor's documentation has them, on a database of its own."""
+"""Settings as in the predecessor's documentation, with a separate database."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Does what the README says, and looks that it is so. `nox -s "examples(cloud_tasks)"` runs it."""
+"""A check that the commands of the README work. `nox -s "examples(cloud_tasks)"` runs it."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Starts gcloud-tasks-emulator on the loopback interface alone; by itself it binds every interface."""
+"""gcloud-tasks-emulator on the loopback interface alone; by default it binds every interface."""
 
 import grpc
 from gcloud_tasks_emulator import __main__ as program

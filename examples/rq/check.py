@@ -1,4 +1,4 @@
-"""Does what the README says, and looks that it is so. `nox -s "examples(rq)"` runs it."""
+"""A check that the commands of the README work. `nox -s "examples(rq)"` runs it."""
 
 import subprocess
 import sys

@@ -1,1 +1,1 @@
-"""Cloud Tasks for the tests: an emulator, a fake that does what the emulator does not, and keys as Google's."""
+"""Cloud Tasks for the tests: an emulator, a fake for what the emulator lacks, and keys like Google's."""

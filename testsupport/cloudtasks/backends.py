@@ -9,7 +9,7 @@ from testsupport.cloudtasks.signing import token
 
 
 class SignedByTests(CloudTasksBackend):
-    """Sends with each task what Google would add at its delivery."""
+    """A backend that adds to each task what Google adds at its delivery."""
 
     def task_of(self, payload: str) -> dict[str, Any]:
         task = super().task_of(payload)

@@ -1,4 +1,4 @@
-"""Ends server processes at random, at four places, and writes each crash into the file MM_TEST_CRASHES."""
+"""Random crashes of server processes at four places, each noted in the file MM_TEST_CRASHES."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 from django.utils.module_loading import import_string
 
 PLACES = {
-    "claimed": ("massmigration.executor.shard_job.shards", "claim"),
-    "batch committed": ("massmigration.executor.batch.AtomicBatch", "run"),
+    "claimed": ("massmigration.executor.job.shards", "claim"),
+    "batch committed": ("massmigration.executor.atomic_batch.AtomicBatchRunner", "run"),
     "sent": ("massmigration_djangae.backend.CloudTasksBackend", "send_continuation"),
-    "looked": ("massmigration.executor.shard_job", "finish"),
+    "looked": ("massmigration.executor.job", "finish"),
 }
 TIMES = {"claimed": 8, "batch committed": 10, "sent": 8, "looked": 4}
 """How often at each place."""
 
 
 def arm() -> None:
-    """Set up what the environment asks for."""
+    """Install the crashes if the environment asks for them."""
     path = os.environ.get("MM_TEST_CRASHES")
     if path:
         for place, (owner, name) in PLACES.items():

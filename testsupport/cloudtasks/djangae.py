@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from testsupport.cloudtasks.servers import Emulator, Program
-from testsupport.plugin import ROOT
 from testsupport.processes import free_port
+from testsupport.services import ROOT
 from testsupport.venvs import environment
 
 PROJECT = ROOT / "testsupport" / "djangae_project"
@@ -56,14 +56,14 @@ class DjangaeProject:
             self.server.stop()
         self.emulator.stop()
 
-    def drive(self, *arguments: object, timeout: float = 100) -> Any:
-        """What `drive.py` prints."""
+    def drive(self, *arguments: object, timeout: float = 300) -> Any:
+        """Run `drive.py` and return what it prints."""
         return json.loads(self._run("drive.py", *arguments, timeout=timeout).splitlines()[-1])
 
     def manage(self, *arguments: object) -> str:
         return self._run("manage.py", *arguments)
 
-    def _run(self, *arguments: object, timeout: float = 100) -> str:
+    def _run(self, *arguments: object, timeout: float = 300) -> str:
         done = subprocess.run(
             [self.python, *map(str, arguments)],
             cwd=PROJECT,

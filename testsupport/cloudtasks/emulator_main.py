@@ -1,4 +1,4 @@
-"""Runs gcloud-tasks-emulator 0.6.2, in an environment of its own, on the loopback interface alone.
+"""gcloud-tasks-emulator 0.6.2 on the loopback interface alone, for an environment of its own.
 
 It binds every interface by itself. What else is changed is nearer to the service: several tasks of a queue are
 delivered at a time, a task is listed until it is done, and purging a queue does not end it.
@@ -31,7 +31,7 @@ def make_server(*args, **kwargs):
 
 
 class Processor(server.Processor):
-    """Delivers one queue's tasks side by side."""
+    """A queue that delivers its tasks in parallel."""
 
     def _process_queue(self, queue):
         busy = set()

@@ -1,4 +1,4 @@
-"""A Cloud Tasks that does what the emulator does not: it knows names again, checks deadlines and sizes, and signs.
+"""A fake of Cloud Tasks that, unlike the emulator, remembers names, checks deadlines and sizes, and signs.
 
 It delivers only when it is told to, through Django's test client, so a test decides what is lost and what comes twice.
 """
@@ -21,7 +21,7 @@ LONGEST_TASK = 100_000
 
 
 class FakeCloudTasks:
-    """One project's queues. `answers_lost` counts down: so many tasks are created, but the caller hears of an error."""
+    """The queues of a project. The next `answers_lost` calls create their task, but raise an error."""
 
     def __init__(self, *queues: str) -> None:
         self.states = dict.fromkeys(queues, tasks_v2.Queue.State.RUNNING)
@@ -88,7 +88,7 @@ class FakeCloudTasks:
         self.states[name] = state
 
     def deliver(self, task: Any, *, times: int = 1) -> int:
-        """Make the task's request; return the last status. What is refused waits again."""
+        """Send the request of a task; return the last status. A refused task stays in the queue."""
         request = task.http_request
         name = task.name.rpartition("/")[2]
         for _ in range(times):
@@ -109,7 +109,7 @@ class FakeCloudTasks:
         return response.status_code
 
     def drain(self, *, times: int = 1, most: int = 500) -> None:
-        """Deliver until nothing waits, what is held back at once."""
+        """Deliver until the queue is empty; deliver delayed tasks at once."""
         for _ in range(most):
             if not self.waiting:
                 return

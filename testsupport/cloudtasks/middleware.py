@@ -1,4 +1,4 @@
-"""What projects put before every page."""
+"""Middleware that requires a login for every page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 
 class LoginEverywhere:
-    """Django's LoginRequiredMiddleware, which older versions do not have, in short."""
+    """A short version of Django's LoginRequiredMiddleware, which Django 4.2 lacks."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

@@ -13,10 +13,10 @@ from typing import Any
 
 from massmigration_djangae import client
 from testsupport.cloudtasks import signing
-from testsupport.plugin import ROOT, run_folder
 from testsupport.processes import answers, free_port
+from testsupport.services import ROOT, run_folder
 from testsupport.venvs import environment
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
 
 EMULATOR = "gcloud-tasks-emulator==0.6.2"
 MAIN = Path(__file__).with_name("emulator_main.py")
@@ -24,7 +24,7 @@ QUEUE = "projects/example/locations/europe-west1/queues/default"
 
 
 class Program:
-    """A child process that ends with this one's tests, and its log."""
+    """A child process, which ends with the tests of this process, and its log."""
 
     def __init__(self, command: Sequence[object], name: str, port: int, **environ: str) -> None:
         self.port = port
@@ -38,14 +38,14 @@ class Program:
             self.process = subprocess.Popen(
                 self.command, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(self._has_started, timeout=60)
+        wait_until(self._has_started, timeout=300)
 
     def _has_started(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()[-3000:]
         return answers(self.port)
 
     def kill(self) -> None:
-        """End it and its children, as a machine that is lost."""
+        """Kill the process and its children, like the loss of a machine."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         wait_until(lambda: not answers(self.port))
@@ -71,10 +71,10 @@ class Emulator(Program):
         return client.get(self.host)
 
     def tasks(self) -> list[Any]:
-        """What waits or is being delivered."""
+        """Return the tasks that are waiting or being delivered."""
         return list(self.client.list_tasks(request={"parent": QUEUE}))
 
-    def wait_until_empty(self, *, timeout: float = 60) -> None:
+    def wait_until_empty(self, *, timeout: float = 300) -> None:
         wait_until(lambda: not self.tasks(), timeout=timeout)
 
 

@@ -1,4 +1,4 @@
-"""A migration whose queryset shrinks as it is worked through."""
+"""A migration whose queryset shrinks while it runs."""
 
 from django.db.models import F
 

@@ -1,4 +1,4 @@
-"""Signs tokens as Google does, with keys made here, and lets the backend verify them with these keys' certificates."""
+"""Tokens signed like Google's with keys of the tests, and the certificates that verify them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY_ID = "test-key"
 
 @cache
 def key(name: str = KEY_ID) -> rsa.RSAPrivateKey:
-    """A private key; the same for the same name, in the processes that this one starts too."""
+    """Return the private key of this name, the same in all processes that this one starts."""
     variable = f"MM_TEST_KEY_{name}"
     if variable not in os.environ:
         os.environ[variable] = pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)).decode()
@@ -42,7 +42,7 @@ def pem(private: rsa.RSAPrivateKey) -> bytes:
 
 @cache
 def certificate(name: str = KEY_ID) -> str:
-    """A certificate of the key, as Google publishes them."""
+    """Return a certificate of the key, in the form in which Google publishes them."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.timezone.utc)
     builder = x509.CertificateBuilder(subject, subject, key(name).public_key(), x509.random_serial_number())
@@ -51,7 +51,7 @@ def certificate(name: str = KEY_ID) -> str:
 
 
 def token(audience: str, *, signed_by: str = KEY_ID, **claims: Any) -> str:
-    """What Cloud Tasks sends with a request; a claim that is None is left out."""
+    """Return the token of a request from Cloud Tasks. Leave out claims that are None."""
     now = int(time.time())
     given = {
         "iss": ISSUER,
@@ -68,7 +68,7 @@ def token(audience: str, *, signed_by: str = KEY_ID, **claims: Any) -> str:
 
 
 class Certificates:
-    """Stands in for the transport that fetches Google's certificates; counts how often it is asked."""
+    """A substitute for the transport that fetches Google's certificates; it counts the requests."""
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
@@ -83,5 +83,5 @@ certificates = auth.CachedCertificates(Certificates())
 
 
 def verify(request: Any, options: Any) -> None:
-    """A `verifier`: the backend's own, with these certificates."""
+    """Verify a token as the backend does, with these certificates."""
     auth.signed(request, options, certificates)

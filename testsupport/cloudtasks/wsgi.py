@@ -1,11 +1,11 @@
-"""What gunicorn serves: the test project, which crashes where MM_TEST_CRASHES says."""
+"""The application that gunicorn serves: the test project, with the crashes that MM_TEST_CRASHES names."""
 
 from django.core.wsgi import get_wsgi_application
 
 application = get_wsgi_application()
 
-from massmigration import sharding  # noqa: E402
 from massmigration.loader import store  # noqa: E402
+from massmigration.paging import sharding  # noqa: E402
 from testsupport.cloudtasks import crashes, shrinking  # noqa: E402
 
 sharding.MIN_SHARD_SIZE = 1

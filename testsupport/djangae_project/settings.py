@@ -41,8 +41,8 @@ CLOUD_TASKS_QUEUES = [{"name": "default"}]
 
 MASSMIGRATION_APPLY_ON_FRESH_DATABASE = False
 MASSMIGRATION_TASK_QUEUE = "default"
-MASSMIGRATION_MAX_BATCH_SIZE = 100  # there is a middle to be killed in
-# The emulator does not run on App Engine, whose headers alone are believed.
+MASSMIGRATION_MAX_BATCH_SIZE = 100  # small enough for a kill between two batches
+# The emulator does not send the headers of App Engine, which would prove the origin.
 MASSMIGRATION_BACKEND_OPTIONS = {"verifier": "massmigration_djangae.auth.development"}
 
 for _name, _seconds in json.loads(os.environ.get("MM_TEST_DURATIONS", "{}")).items():

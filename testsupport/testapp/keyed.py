@@ -26,8 +26,15 @@ class BytesField(models.BinaryField):
         return "varbinary(40)" if connection.vendor == "mysql" else super().db_type(connection)
 
 
+class RealField(models.FloatField):
+    """A field of single precision, on databases that have such numbers."""
+
+    def db_type(self, connection):
+        return "float" if connection.vendor == "mysql" else "real"
+
+
 class Visible(models.Manager):
-    """Leaves out what is hidden."""
+    """A manager that leaves out hidden objects."""
 
     def get_queryset(self):
         return super().get_queryset().exclude(note="hidden")
@@ -43,14 +50,14 @@ class Counted(models.Model):
 
 
 class _Own:
-    """Not in Django's registry, so that no schema migration is wanted."""
+    """Options of models outside of Django's registry, so that no schema migration is needed."""
 
     app_label = "testapp"
     apps = Apps()
 
 
 class Folded(Counted):
-    """Its key is a text whose case does not count."""
+    """A model whose key is a text that is compared without case."""
 
     text = models.CharField(max_length=20, primary_key=True)
 
@@ -71,8 +78,65 @@ class Blob(Counted):
         return str(self.digest)
 
 
+class Weight(Counted):
+    kilos = RealField(primary_key=True)
+
+    class Meta(_Own):
+        pass
+
+    def __str__(self):
+        return str(self.kilos)
+
+
+class Mass(Counted):
+    kilos = models.FloatField(primary_key=True)
+
+    class Meta(_Own):
+        pass
+
+    def __str__(self):
+        return str(self.kilos)
+
+
+class Sum(Counted):
+    amount = models.DecimalField(max_digits=20, decimal_places=2, primary_key=True)
+
+    class Meta(_Own):
+        pass
+
+    def __str__(self):
+        return str(self.amount)
+
+
+class Root(Counted):
+    """A model whose key, and whose children's keys, are texts."""
+
+    code = models.CharField(max_length=20, primary_key=True)
+    data = models.JSONField(null=True)
+
+    class Meta(_Own):
+        pass
+
+    def __str__(self):
+        return self.code
+
+
+class Branch(Root):
+    width = models.IntegerField(default=0)
+
+    class Meta(_Own):
+        pass
+
+
+class Leaf(Branch):
+    colour = models.CharField(max_length=20, default="")
+
+    class Meta(_Own):
+        pass
+
+
 class Ticket(Counted):
-    """May be gone through by other fields than its primary key."""
+    """A model with several fields that can be a `cursor_field`."""
 
     code = models.CharField(max_length=20, unique=True)
     number = models.IntegerField(unique=True)
@@ -96,7 +160,7 @@ class Ticket(Counted):
 
 
 def composite() -> Any:
-    """A model whose primary key is a pair. None before Django 5.2."""
+    """Return a model whose primary key is a pair, or None before Django 5.2."""
     if django.VERSION < (5, 2):
         return None
 
@@ -113,7 +177,7 @@ def composite() -> Any:
 
 @contextlib.contextmanager
 def table(model: Any, db_alias: str) -> Iterator[None]:
-    """The model has a table while the block lasts."""
+    """Create the model's table, and drop it at the end of the block."""
     connection = connections[db_alias]
     if model is Folded:
         model._meta.get_field("text").db_collation = FOLDED[connection.vendor]
@@ -130,6 +194,6 @@ def table(model: Any, db_alias: str) -> Iterator[None]:
 
 
 def _unconstrained(connection: Any) -> contextlib.AbstractContextManager[None]:
-    """Where SQLite wants that of who changes the schema."""
+    """Disable constraint checks on SQLite, which requires that for a change of the schema."""
     is_wanted = connection.vendor == "sqlite"
     return connection.constraint_checks_disabled() if is_wanted else contextlib.nullcontext()  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What the app's migrations do besides their work, set by tests: in this process, or by environment in others."""
+"""Additional behavior of the app's migrations, set by tests: in this process, or by the environment."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from testsupport.testapp.models import Call, Item
 
 
 def pause(rows=1):
-    """Make an operation last as long as the test wants: MM_TEST_PAUSE seconds a row, until there is MM_TEST_HURRY."""
+    """Sleep MM_TEST_PAUSE seconds a row, unless the file MM_TEST_HURRY exists."""
     seconds = float(os.environ.get("MM_TEST_PAUSE", "0"))
     if seconds and not os.path.exists(os.environ.get("MM_TEST_HURRY", "")):  # noqa: PTH110
         time.sleep(seconds * rows)
@@ -24,7 +24,7 @@ def count(db_alias, **condition):
 
 
 def note_run(text):
-    """Note a call where no rollback takes it back: a line in the file MM_TEST_RUNS."""
+    """Note a call where no rollback removes it: in the file MM_TEST_RUNS."""
     if path := os.environ.get("MM_TEST_RUNS"):
         with open(path, "a") as file:  # noqa: PTH123
             file.write(f"{text}\n")

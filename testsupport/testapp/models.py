@@ -1,4 +1,4 @@
-"""Models to migrate. `Item.n`, incremented in the database, and a `Call` per call: the oracles of exactly-once."""
+"""Models to migrate. `Item.n` and a `Call` per call show whether an operation ran exactly once."""
 
 import uuid
 
@@ -38,13 +38,13 @@ class Place(models.Model):
 
 
 class Restaurant(Place):
-    """Inherits a table."""
+    """A model that inherits a table."""
 
     stars = models.IntegerField(default=0)
 
 
 class Diner(Restaurant):
-    """Inherits two."""
+    """A model that inherits two tables."""
 
     has_jukebox = models.BooleanField(default=False)
 
@@ -58,7 +58,7 @@ class Shop(models.Model):
 
 
 class Cafe(Place, Shop):
-    """Has two parents, whose keys have nothing to do with each other."""
+    """A model with two parents, whose keys are independent."""
 
 
 class CheapRestaurant(Restaurant):
@@ -67,7 +67,7 @@ class CheapRestaurant(Restaurant):
 
 
 class Profile(models.Model):
-    """Its primary key is a relation."""
+    """A model whose primary key is a relation."""
 
     place = models.OneToOneField(Place, models.CASCADE, primary_key=True)
     note = models.CharField(max_length=20, default="")
@@ -78,7 +78,7 @@ class Profile(models.Model):
 
 
 class Person(models.Model):
-    """Its foreign key is checked at COMMIT on PostgreSQL and SQLite."""
+    """A model with a foreign key, which PostgreSQL and SQLite check at COMMIT."""
 
     name = models.CharField(max_length=20)
     nick = models.CharField(max_length=20, null=True, unique=True)
@@ -107,7 +107,7 @@ class Word(models.Model):
 
 
 class Meaning(models.Model):
-    """Its primary key is a relation to a text."""
+    """A model whose primary key is a relation to a text."""
 
     word = models.OneToOneField(Word, models.CASCADE, primary_key=True)
     note = models.CharField(max_length=20, default="")
@@ -145,7 +145,7 @@ class Moment(models.Model):
 
 
 class Awkward(models.Model):
-    """Names that must be quoted."""
+    """A model with names that must be quoted."""
 
     order = models.BigAutoField(primary_key=True, db_column="Primary Key")
     group = models.IntegerField(default=0)
@@ -159,7 +159,7 @@ class Awkward(models.Model):
 
 
 class Everything(models.Model):
-    """Every built-in type of field that needs no further package."""
+    """A model with every built-in type of field that needs no further package."""
 
     small = models.SmallIntegerField(null=True)
     integer = models.IntegerField(null=True)

@@ -1,4 +1,4 @@
-"""The user's function on objects; the engine writes back."""
+"""A function on objects, whose changes the engine writes."""
 
 from benchmarks.benchapp import knobs
 from benchmarks.benchapp.models import Item

@@ -1,4 +1,4 @@
-"""The operation saves each object itself."""
+"""An operation that saves each object itself."""
 
 from benchmarks.benchapp import knobs
 from benchmarks.benchapp.models import Item

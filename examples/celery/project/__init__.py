@@ -1,4 +1,4 @@
-"""A project that has Celery: its app is there wherever Django is."""
+"""A project with Celery, whose app is loaded with Django."""
 
 from project.celery import app as celery_app
 

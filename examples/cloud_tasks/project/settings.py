@@ -1,4 +1,4 @@
-"""The settings: what is special here stands at the end."""
+"""The settings; those for massmigration are at the end."""
 
 import os
 from pathlib import Path

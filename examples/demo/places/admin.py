@@ -8,7 +8,7 @@ from places.models import City, Country
 
 @admin.register(City)
 class CityAdmin(admin.ModelAdmin):
-    """Found by every name they have, in every script, with or without accents."""
+    """Cities, found by any of their names, in any script, with or without accents."""
 
     list_display = ("name", "country_code", "population", "size", "slug")
     list_filter = ("size",)
@@ -22,6 +22,6 @@ class CityAdmin(admin.ModelAdmin):
 
 @admin.register(Country)
 class CountryAdmin(admin.ModelAdmin):
-    """A country's sums."""
+    """The sums of countries."""
 
     list_display = ("code", "cities", "population")

@@ -1,4 +1,4 @@
-"""Compares the rows and the pages with what they must be, computed by other means than the migrations'."""
+"""A comparison of rows and pages with the right results, which are computed without migrations."""
 
 import http.cookiejar
 import re
@@ -23,11 +23,11 @@ SIZES = """
 
 
 class Mismatch(Exception):
-    """Something is not as it must be."""
+    """The exception for a wrong row or page."""
 
 
 def check_rows(rows):
-    """Look at every row. Raise `Mismatch` at the first that is wrong."""
+    """Check every row. Raise `Mismatch` at the first that is wrong."""
     _expect("cities", City.objects.count(), rows)
     statuses = dict(MigrationRecord.objects.values_list("key", "status"))
     names = ("0001_search_keys", "0002_sizes", "0003_countries")

@@ -4,7 +4,7 @@ from django.db import models
 
 
 class Size(models.TextChoices):
-    """How big a city is, by its inhabitants."""
+    """The size of a city, by its inhabitants."""
 
     VILLAGE = "village", "village, below 5 000"
     TOWN = "town", "town, below 100 000"

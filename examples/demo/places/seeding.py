@@ -1,4 +1,4 @@
-"""Makes the database anew and fills it with real cities."""
+"""The demo's database: deleted, created again and filled with real cities."""
 
 from pathlib import Path
 

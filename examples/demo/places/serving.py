@@ -1,4 +1,4 @@
-"""Serves the site on this machine, from this process."""
+"""A server of the site on this machine, in this process."""
 
 import contextlib
 import threading

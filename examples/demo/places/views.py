@@ -27,7 +27,7 @@ def _migrations():
         yield {
             "migration": migration,
             "record": record,
-            "reading": read(migration.key, "default"),
+            "progress": read(migration.key, "default"),
             "seconds": (record.finished_at - record.launched_at).total_seconds()
             if record and record.finished_at
             else None,

@@ -7,16 +7,16 @@ import pytest
 import massmigration_celery  # noqa: F401 - a worker knows its tasks when it starts
 from massmigration.testing import BackendContract
 from testsupport.celery_client import client_of, worker_of
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
 
 
 @pytest.fixture(scope="module", params=[{}, {"result_backend": "redis"}], ids=["tasks", "chord"])
 def app(request, redis_url, django_db_setup, django_db_blocker):
     conf = dict.fromkeys(request.param, redis_url)
-    # Nothing that the worker of the other parameter left behind is in it.
+    # A key of its own, because the worker of the other parameter may have left messages behind.
     conf["broker_transport_options"] = {"unacked_key": f"unacked-{len(request.param)}"}
     with client_of(redis_url, **conf) as app, contextlib.ExitStack() as stack:
-        with django_db_blocker.unblock():  # a worker that starts runs Django's checks, which may ask databases
+        with django_db_blocker.unblock():  # a worker runs Django's checks at its start, which may query databases
             stack.enter_context(worker_of(app))
         yield app
 
@@ -29,7 +29,7 @@ class TestCeleryBackend(BackendContract):
         self.app = app
 
     def drain(self):
-        # A message that a worker is just taking is nowhere for a moment.
+        # For a moment, a message that a worker takes is in no list.
         wait_until(lambda: all(time.sleep(0.03) is None and self.is_idle() for _ in range(4)))
 
     def test_a_worker_in_this_process_leaves_logging_alone(self, caplog):
@@ -39,7 +39,7 @@ class TestCeleryBackend(BackendContract):
         assert logging.getLogger().level == logging.WARNING
 
     def is_idle(self):
-        """Whether nothing waits, and workers have acknowledged whatever they were given."""
+        """Return whether no job waits, and workers have acknowledged all jobs that they received."""
         conf = self.app.conf
         unacked, queue = conf.broker_transport_options["unacked_key"], conf.task_default_queue
         with self.app.connection_for_read() as connection, connection.default_channel.client.pipeline() as pipe:

@@ -6,16 +6,16 @@ from django.db.models import F
 from massmigration.migrations import MapperMigration
 from massmigration_celery import CeleryBackend
 from testsupport import oracle
-from testsupport.adhoc import launch, register
 from testsupport.celery_client import client_of
+from testsupport.inline_migrations import launch, register
 from testsupport.testapp.models import Item
 
-ROWS = 300  # a sixth of it is too deep for a recursion
+ROWS = 300  # a recursion would fail at a sixth of this depth
 
 
 @pytest.fixture
 def app(settings):
-    """Without a broker."""
+    """An app without a broker."""
     settings.MASSMIGRATION_BACKEND = "massmigration_celery.CeleryBackend"
     with client_of("redis://127.0.0.1:1", task_always_eager=True, result_backend="cache+memory://") as app:
         yield app
@@ -36,6 +36,7 @@ def test_nothing_is_held_back(app):
     assert not CeleryBackend().supports_delay
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("db_alias", ["default"], indirect=True)
 def test_a_migration_of_very_many_jobs_ends_applied(app, db_alias, settings, monkeypatch):
     settings.MASSMIGRATION_MAX_BATCH_SIZE = 1

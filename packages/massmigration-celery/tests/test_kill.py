@@ -1,4 +1,3 @@
-import random
 import time
 
 import pytest
@@ -6,19 +5,11 @@ import pytest
 from massmigration import api
 from testsupport import oracle
 from testsupport.celery_fleet import KEY, PAUSE, ROWS, fleet_of
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MANY = 3 * ROWS
-
-
-@pytest.fixture
-def rng(record_property):
-    # pytest-randomly has seeded this, so that `-p randomly_seed=...` repeats it.
-    seed = random.getrandbits(32)
-    record_property("seed", seed)
-    return random.Random(seed)
 
 
 def assert_exactly_once(db_alias):

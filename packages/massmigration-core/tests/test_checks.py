@@ -1,14 +1,14 @@
 import pytest
 from django.apps import apps
 from django.core.checks import Warning, run_checks
+from django.template.loader import get_template
 
 from massmigration import checks
 from massmigration.backends.dummy import DummyBackend
-from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.mapper import MapperMigration
-from massmigration.definitions.simple import SimpleMigration
+from massmigration.definitions.base import BaseMigration, MapperMigration, SimpleMigration
 from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
+from massmigration.operations import OperationsMigration
 from testsupport.testapp import massmigrations
 from testsupport.testapp.models import Item
 
@@ -50,7 +50,7 @@ def make(kind=Simple, name="0900_made", **attributes):
 
 
 def check(*migrations):
-    """What is found in these migrations, over what is found without them."""
+    """Return the messages that the checks add for these migrations."""
     before = checks.check()
     with store.registered(*migrations):
         return [message for message in checks.check() if message not in before]
@@ -61,7 +61,7 @@ def ids(messages):
 
 
 def backend_here(cls):
-    """A dotted path that leads to a class of this file, which pytest imports under a name of its own."""
+    """Return the dotted path of a class of this file, under the name by which pytest has imported the file."""
     return f"{__name__}.{cls.__name__}"
 
 
@@ -69,7 +69,7 @@ def test_a_project_in_order_has_no_messages():
     assert checks.check() == []
 
 
-@pytest.mark.django_db(databases="__all__")  # Django asks them what they can do
+@pytest.mark.django_db(databases="__all__")  # Django's checks query them
 def test_django_runs_them():
     with store.registered(make(allowed_db_aliases=["typo"])):
         assert "massmigration.E003" in ids(run_checks())
@@ -117,7 +117,7 @@ def test_e002_a_circle_of_dependencies():
 
     assert message.id == "massmigration.E002"
     assert "testapp:0901_one -> testapp:0902_two -> testapp:0901_one" in message.msg
-    assert "None of them can ever be launched" in message.hint
+    assert "None of them can be launched" in message.hint
 
 
 @pytest.mark.parametrize("allowed", [["default", "typo"], "default"], ids=["unknown", "a text"])
@@ -126,7 +126,8 @@ def test_e003_a_database_that_does_not_exist(allowed):
 
     assert message.id == "massmigration.E003"
     assert (
-        f"'testapp:0900_made' has allowed_db_aliases = {allowed!r}; it must be a list out of 'default'" in message.msg
+        f"'testapp:0900_made' has allowed_db_aliases = {allowed!r}; it must be a list of some of 'default'"
+        in message.msg
     )
     assert "add it to DATABASES" in message.hint
 
@@ -157,7 +158,7 @@ def test_e004_a_backend_that_cannot_be_made(settings):
     (message,) = checks.check()
 
     assert message.id == "massmigration.E004"
-    assert message.msg.endswith("the backend cannot be made: RuntimeError: No broker.")
+    assert message.msg.endswith("the backend cannot be created: RuntimeError: No broker.")
 
 
 def test_what_a_backend_itself_finds_is_shown_once(settings):
@@ -181,7 +182,7 @@ def raise_in_stages(self):
         (make(Mapper, operation=id, update_fields="slug"), "has update_fields = 'slug'"),
         (make(Mapper, operation_batch=id, update_fields=["slug"]), "has update_fields, which"),
         (make(Mapper, operation=id, batch_size=0), "has batch_size = 0"),
-        (make(BaseMigration), "says neither what to do nor how to launch it"),
+        (make(BaseMigration), "defines neither stages nor launch()"),
         (make(get_stages=raise_in_stages), "raised in get_stages(): KeyError: 'stages'"),
     ],
     ids=["once", "queryset", "none", "both", "a text", "useless", "size", "base", "own"],
@@ -225,8 +226,8 @@ def test_e005_methods_that_cannot_be_called(migration, problem):
     [
         ({"update_fields": ["nme"]}, "names 'nme', which testapp.Item does not have; it has: data, id, n, name,"),
         ({"update_fields": ["nme"]}, "Did you mean 'name'?"),
-        ({"update_fields": ["id"]}, "is not a column of testapp.Item that can be written"),
-        ({"cursor_field": "name"}, "which is not unique in testapp.Item"),
+        ({"update_fields": ["id"]}, "is not a writable column of testapp.Item"),
+        ({"cursor_field": "name"}, "of testapp.Item, which is not unique"),
         ({"get_queryset": lambda self, db_alias: Item.objects.all()[:5]}, "a sliced queryset"),
     ],
     ids=["field", "guess", "key", "cursor", "queryset"],
@@ -276,8 +277,63 @@ def test_e007_django_mass_migration_is_installed_too(tmp_path, monkeypatch):
     (message,) = checks.check()
 
     assert message.id == "massmigration.E007"
-    assert message.msg.startswith("django-mass-migration 0.3.9 is installed beside massmigration-core")
+    assert message.msg.startswith("django-mass-migration 0.3.9 and massmigration-core are both installed")
     assert "pip uninstall django-mass-migration" in message.hint
+
+
+OLD_MIGRATION = "from massmigration.fields import ComputedCharField\n"
+
+
+def test_e012_schema_migrations_of_the_projects_own(settings, tmp_path, monkeypatch):
+    (tmp_path / "records_of_old").mkdir()
+    (tmp_path / "records_of_old" / "__init__.py").touch()
+    (tmp_path / "records_of_old" / "0001_initial.py").write_text(OLD_MIGRATION)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.MIGRATION_MODULES = {"massmigration": "records_of_old"}
+
+    (message,) = [each for each in run_checks() if each.id.startswith("massmigration.E")]
+
+    assert message.id == "massmigration.E012"
+    assert "with 'records_of_old'" in message.msg
+    assert "Remove 'massmigration' from MIGRATION_MODULES, then run: manage.py migrate" in message.hint
+
+
+@pytest.mark.parametrize("module", [None, "massmigration.migrations"])
+def test_tables_without_migrations_or_with_ours_are_in_order(settings, module):
+    settings.MIGRATION_MODULES = {"massmigration": module}
+
+    assert checks.check() == []
+
+
+def test_a_schema_migration_that_cannot_be_imported_ends_no_check(settings, tmp_path, monkeypatch):
+    (tmp_path / "of_testapp").mkdir()
+    (tmp_path / "of_testapp" / "__init__.py").touch()
+    (tmp_path / "of_testapp" / "0001_initial.py").write_text(OLD_MIGRATION)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.MIGRATION_MODULES = {"testapp": "of_testapp"}
+
+    assert [each for each in run_checks() if each.id.startswith("massmigration.E")] == []
+
+
+@pytest.mark.parametrize("text", ["", "{% nonsense %}"], ids=["good", "broken"])
+@pytest.mark.parametrize("name", checks.TEMPLATES)
+def test_w010_a_template_of_the_predecessors_pages(settings, tmp_path, name, text):
+    (tmp_path / "massmigration").mkdir()
+    (tmp_path / "massmigration" / name).write_text(text)
+    (given,) = settings.TEMPLATES
+    settings.TEMPLATES = [{**given, "DIRS": [str(tmp_path)]}]
+
+    (message,) = checks.check()
+
+    assert message.id == "massmigration.W010"
+    assert name in message.msg
+    for successor in checks.TEMPLATES[name].split(" and "):
+        assert successor in message.hint
+        assert get_template(f"massmigration/{successor}")
+
+
+def test_a_registered_migration_may_have_any_name():
+    assert check(make(name="made"), make(name="0002"), make(name="x_1")) == []
 
 
 @pytest.mark.parametrize(
@@ -298,7 +354,7 @@ def test_w001_two_files_with_one_number():
 
     assert message.id == "massmigration.W001"
     assert message.msg == "Migrations of app 'testapp' have the same number: '00900_another', '900_other'."
-    assert message.hint.startswith("Rename the one that has been applied nowhere yet")
+    assert message.hint.startswith("Rename the one that has not been applied anywhere")
 
 
 def test_w001_counts_files_that_cannot_be_used(monkeypatch):
@@ -314,5 +370,74 @@ def test_w002_an_unknown_dependency():
     (message,) = check(make(dependencies=[("testapp", "0001_once"), ("testapp", "0001_typo")]))
 
     assert message.id == "massmigration.W002"
-    assert message.msg == "Migration 'testapp:0900_made' depends on 'testapp:0001_typo', which is in no file."
+    assert message.msg == "Migration 'testapp:0900_made' depends on 'testapp:0001_typo', which has no file."
     assert message.hint.startswith("Correct the name.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "option"),
+    [
+        (Mapper, "update_field", ["n"], "update_fields"),
+        (Mapper, "updatefields", ["n"], "update_fields"),
+        (Mapper, "on_eror", "continue", "on_error"),
+        (Mapper, "batchsize", 7, "batch_size"),
+        (Mapper, "max_failure", 7, "max_failures"),
+        (Mapper, "max_consequtive_failures", 7, "max_consecutive_failures"),
+        (Mapper, "lock_row", False, "lock_rows"),
+        (Mapper, "dependancies", [], "dependencies"),
+        (Mapper, "operation_batches", lambda self, queryset, db_alias: None, "operation_batch"),
+        (Mapper, "opertion", lambda self, obj, db_alias: None, "operation"),
+        (Mapper, "remainig", lambda self, db_alias: 0, "remaining"),
+        (MapperMigration, "get_query_set", lambda self, db_alias: None, "get_queryset"),
+        (Simple, "atomicc", False, "atomic"),
+        (OperationsMigration, "operation", [], "operations"),
+        (OperationsMigration, "max_failurs", 1, "max_failures"),
+    ],
+)
+def test_an_attribute_that_looks_like_a_misspelled_option_is_told(kind, name, value, option):
+    (message,) = [each for each in check(make(kind, **{name: value})) if each.id == "massmigration.W009"]
+
+    assert f"has an attribute {name!r}" in message.msg
+    assert message.hint.startswith(f"Did you mean {option!r}?")
+
+
+def operation(self, obj, db_alias):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        (Mapper, {"operation": operation, "operations": []}),
+        (Mapper, {"operation": operation, "operate": operation, "get_query": operation, "remaining_count": operation}),
+        (Mapper, {"operation": operation, "fields": [], "batch": 7, "errors": 0, "keys": [], "rows": 1, "model": Item}),
+        (Mapper, {"operation": operation, "UPDATE_FIELD": [], "_update_field": [], "limit": 5, "dependency": "x"}),
+        (Mapper, {"operation": operation, "Update_Fields": type("Update_Fields", (), {})}),
+        (Mapper, {"operation": operation, "update_fields": ["n"], "update_field": "n"}),
+        (Simple, {"queue_names": ["a"], "queue_name": "a", "slugs": {}}),
+    ],
+)
+def test_other_attributes_are_the_migrations_own_affair(kind, attributes):
+    assert "massmigration.W009" not in ids(check(make(kind, **attributes)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (Simple, "update_fields", ["n"]),
+        (Simple, "on_error", "continue"),
+        (OperationsMigration, "update_fields", ["n"]),
+        (OperationsMigration, "cursor_field", "n"),
+        (OperationsMigration, "remaining", lambda self, db_alias: 0),
+    ],
+)
+def test_an_option_of_another_kind_of_migration_is_told(kind, name, value):
+    (message,) = [each for each in check(make(kind, **{name: value})) if each.id == "massmigration.W009"]
+
+    assert f"sets {name!r}, which has no effect on a " in message.msg
+
+
+def test_migrations_with_stages_of_their_own_may_read_any_option():
+    attributes = {"update_fields": ["n"], "batch_size": 5, "get_stages": lambda self: []}
+
+    assert "massmigration.W009" not in ids(check(make(BaseMigration, **attributes)))

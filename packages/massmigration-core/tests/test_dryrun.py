@@ -8,23 +8,20 @@ from django.core.mail import get_connection, send_mail
 from django.db import connections, transaction
 from django.db.models import F
 
-from massmigration.dryrun import dry_run
+from massmigration.dryrun import captured_mail, dry_run
 from massmigration.exceptions import CannotDryRun, DatabaseNotAllowed, MigrationNotFound
-from massmigration.heldback import mail_held_back
 from massmigration.loader import store
+from massmigration.management.output import dry_run_lines
 from massmigration.migrations import MapperMigration, SimpleMigration
 from massmigration.models import Event, MigrationRecord, ShardRecord
+from testsupport.database_servers import DATABASE_SERVERS
+from testsupport.inline_migrations import register
 from testsupport.testapp.models import Call, Item, Person
-from testsupport.threads import Gate, aside
+from testsupport.threads import Gate, in_thread
 
 KEY = "testapp:9002_tried"
 HAPPENED = []
 MISSING = 999_999
-LIMITS = {
-    "default": "PRAGMA busy_timeout = 0",
-    "postgresql": "SET lock_timeout = '50ms'",
-    "mariadb": "SET SESSION innodb_lock_wait_timeout = 1",
-}
 
 
 class ByObject(MapperMigration):
@@ -63,7 +60,7 @@ class ByBatch(MapperMigration):
 
 
 class ByConnection(ByFields):
-    """Its file has imported what finds the backend before it is replaced."""
+    """Uses a function that its file imported before the test replaced it."""
 
     def operation(self, obj, db_alias):
         message = mail.EmailMessage("Done", obj.name, "from@example.org", ["to@example.org"])
@@ -180,7 +177,7 @@ def test_mail_is_sent_again_after_a_dry_run(db_alias, items):
 def test_mail_by_a_mailer_of_its_own_is_held_back_too(db_alias, settings):
     settings.MAILERS = {"slow": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 
-    with mail_held_back() as held:
+    with captured_mail() as held:
         mail.EmailMessage("Held", to=["to@example.org"]).send(using="slow")
     mail.EmailMessage("After", to=["to@example.org"]).send(using="slow")
 
@@ -233,19 +230,19 @@ def test_a_foreign_key_that_was_wrong_before_is_nobodys_error(db_alias):
 
 def test_a_busy_database_refuses_and_says_so(db_alias, items):
     with connections[db_alias].cursor() as cursor:
-        cursor.execute(LIMITS[db_alias])
+        cursor.execute("PRAGMA busy_timeout = 0" if db_alias == "default" else DATABASE_SERVERS[db_alias].impatient)
 
     with locked(db_alias, items[0]), pytest.raises(CannotDryRun) as caught:
         tried(ByFields, db_alias)
 
     connections[db_alias].close()
-    assert str(caught.value).startswith("The database refused: ")
-    assert str(caught.value).endswith(". Nothing was changed; try again.")
+    assert str(caught.value).startswith("The database raised an error: ")
+    assert str(caught.value).endswith(". Nothing was changed. Try again.")
 
 
 @contextlib.contextmanager
 def locked(db_alias, item):
-    """Another session has changed it, and goes on."""
+    """Lock the row in another session, which has changed it and has not committed yet."""
     gate = Gate()
 
     def hold():
@@ -253,7 +250,7 @@ def locked(db_alias, item):
             Item.objects.using(db_alias).filter(pk=item.pk).update(n=1)
             gate.wait()
 
-    holder = aside(hold)
+    holder = in_thread(hold)
     gate.await_arrivals()
     try:
         yield
@@ -269,7 +266,7 @@ def test_effects_that_no_rollback_takes_back_are_refused(db_alias):
 
 @pytest.mark.parametrize("size", [0, -1, 1001])
 def test_a_sample_of_a_size_that_makes_no_sense_is_refused(db_alias, size):
-    with pytest.raises(CannotDryRun, match="allowed: 1 to 1000"):
+    with pytest.raises(CannotDryRun, match="A dry run takes 1 to 1000 objects"):
         tried(ByObject, db_alias, size)
 
 
@@ -278,3 +275,78 @@ def test_what_cannot_be_launched_cannot_be_tried(db_alias):
         tried(ByObject, db_alias, allowed_db_aliases=[])
     with pytest.raises(MigrationNotFound):
         dry_run("testapp:9999_missing", db_alias)
+
+
+class Idle(ByFields):
+    def operation(self, obj, db_alias):
+        obj.n += 1
+
+
+class Unsaved(ByFields):
+    update_fields = None
+
+    def operation(self, obj, db_alias):
+        obj.n += 1
+
+
+class IdleBatch(MapperMigration):
+    def get_queryset(self, db_alias):
+        return Item.objects.all()
+
+    def operation_batch(self, queryset, db_alias):
+        for item in queryset:
+            item.n += 1
+
+
+class Elsewhere(Unsaved):
+    def operation(self, obj, db_alias):
+        Call.objects.using(db_alias).create(migration="tried", item=obj.pk)
+
+
+@pytest.mark.parametrize("way", [Idle, Unsaved, IdleBatch])
+def test_a_sample_of_which_nothing_changed_is_a_warning(db_alias, monkeypatch, way):
+    Item.objects.using(db_alias).bulk_create(Item(name=str(number)) for number in range(3))
+    key = register(monkeypatch, way)
+
+    found = dry_run(key, db_alias, 3)
+
+    assert found.has_changed_nothing
+    assert "Warning: no object was changed, and nothing else was written." in "\n".join(
+        dry_run_lines(key, db_alias, found)
+    )
+
+
+@pytest.mark.parametrize("way", [ByFields, ByBatch, Elsewhere, ByObject])
+def test_a_sample_that_changed_or_wrote_something_is_none(db_alias, monkeypatch, way):
+    Item.objects.using(db_alias).bulk_create(Item(name=f"Item {number}") for number in range(3))
+
+    found = dry_run(register(monkeypatch, way), db_alias, 3)
+
+    assert (found.has_changed_nothing, found.unwritten) == (False, [])
+
+
+class Beside(ByFields):
+    def operation(self, obj, db_alias):
+        obj.slug = "new"
+        obj.n = F("n") + 1
+        obj.data["seen"] = True
+        obj.note = obj.note + ""
+
+
+class Saving(ByFields):
+    def operation(self, obj, db_alias):
+        obj.slug = "new"
+        obj.n += 1
+        obj.save(update_fields=["n"])
+
+
+@pytest.mark.parametrize(("way", "names"), [(Beside, ["n", "data"]), (Idle, ["n"]), (Saving, []), (Unsaved, [])])
+def test_fields_that_are_assigned_and_not_written_are_a_warning(db_alias, monkeypatch, way, names):
+    Item.objects.using(db_alias).create(name="a")
+    key = register(monkeypatch, way)
+
+    found = dry_run(key, db_alias, 1)
+
+    assert found.unwritten == names
+    told = f"assigned {', '.join(map(repr, names))}, which is not in update_fields"
+    assert (told in "\n".join(dry_run_lines(key, db_alias, found))) is bool(names)

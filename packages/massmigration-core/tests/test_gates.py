@@ -11,14 +11,14 @@ from django.core.management import CommandError, call_command
 from django.db import connections, migrations
 from django.db.migrations.writer import MigrationWriter
 
-from massmigration import api, fresh
+from massmigration import api, fresh_database
 from massmigration.definitions.stages import OnceStage
 from massmigration.exceptions import GateClosed, RequiredMigrationNotApplied
 from massmigration.gates import RequireMassMigration
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
-from testsupport import gating
-from testsupport.gating import COLUMN, GATED, KEY
+from testsupport import gate_project
+from testsupport.gate_project import COLUMN, GATED, KEY
 
 NOT_NULL = "0003_cents_not_null"
 ALL = ["0001_initial", "0002_cents", NOT_NULL]
@@ -27,12 +27,12 @@ GATE = GATED.operations[0]
 
 @pytest.fixture
 def project(db_alias):
-    yield from gating.project(db_alias)
+    yield from gate_project.project(db_alias)
 
 
 @pytest.fixture
 def used(project):
-    """In use up to the column that may be null, by code that fills it and code that does not."""
+    """A project migrated up to the nullable column, with rows whose column is empty."""
     project.migrate("massmigration")
     project.migrate("gated", "0002_cents")
     assert project.statuses == {KEY: "applied"}
@@ -53,7 +53,7 @@ def test_a_closed_gate_stops_migrate_and_an_applied_migration_opens_it(used):
 
     assert str(caught.value) == (
         f"Schema migration gated.{NOT_NULL} requires mass migration '{KEY}' to be applied on database "
-        f"'{used.db_alias}': it is not run. Run:\n"
+        f"'{used.db_alias}': it is not run. Run, in this order:\n"
         f"    manage.py massmigrate gated 0001_cents --database {used.db_alias}\n"
         f"    manage.py migrate --database {used.db_alias}\n"
         "Nothing was changed."
@@ -72,7 +72,7 @@ def test_it_stops_before_anything_changes_and_says_what_comes_first(project):
         project.migrate()
 
     assert project.applied == ["0001_initial"]
-    assert str(caught.value).split("Run:\n")[1].split("\n")[:4] == [
+    assert str(caught.value).split("Run, in this order:\n")[1].split("\n")[:4] == [
         f"    manage.py {command} --database {project.db_alias}"
         for command in ("migrate massmigration", "migrate gated 0002_cents", "massmigrate gated 0001_cents", "migrate")
     ]
@@ -83,7 +83,7 @@ def test_it_says_how_far_the_migration_is(used, settings):
     api.launch(KEY, used.db_alias)
     api.pause(KEY, used.db_alias)
 
-    with pytest.raises(RequiredMigrationNotApplied, match=r"it is paused\. Run:"):
+    with pytest.raises(RequiredMigrationNotApplied, match=r"it is paused\. Run, in"):
         used.migrate()
 
 
@@ -139,7 +139,7 @@ def test_what_rounds_off_the_rows_is_none_to_count(used, inline, monkeypatch, is
     if is_ending:
         used.migrate()
     else:
-        with pytest.raises(GateClosed, match="it cannot be said how many rows are left"):
+        with pytest.raises(GateClosed, match="the rows that are left cannot be counted"):
             used.migrate()
 
     assert (used.applied[-1] == NOT_NULL) is is_ending
@@ -148,7 +148,7 @@ def test_what_rounds_off_the_rows_is_none_to_count(used, inline, monkeypatch, is
 def test_a_queryset_that_raises_closes_the_gate(used, inline, monkeypatch):
     monkeypatch.setattr(store.get(KEY), "get_queryset", parcels_by_a_field_that_is_gone)
 
-    with pytest.raises(GateClosed, match=r"it cannot be said how many rows are left \(FieldError: Cannot resolve"):
+    with pytest.raises(GateClosed, match=r"the rows that are left cannot be counted \(FieldError: Cannot resolve"):
         used.migrate()
 
     assert NOT_NULL not in used.applied
@@ -178,7 +178,7 @@ COUNTS = [raise_value_error, raise_field_error, fail_in_the_database, lambda db_
 def test_a_count_that_raises_closes_the_gate(used, inline, monkeypatch, count):
     monkeypatch.setattr(store.get(KEY), "get_stages", stages_with(count))
 
-    with pytest.raises(GateClosed, match=r"it is not run; it cannot be said how many rows are left \(\w+: "):
+    with pytest.raises(GateClosed, match=r"it is not run; the rows that are left cannot be counted \(\w+: "):
         used.migrate()
 
     assert NOT_NULL not in used.applied
@@ -189,14 +189,14 @@ def test_a_count_that_raises_does_not_spoil_the_transaction_of_the_schema_migrat
     monkeypatch.setattr("massmigration.gates.guard", lambda *args: None)
     monkeypatch.setattr(store.get(KEY), "get_stages", stages_with(fail_in_the_database))
 
-    with pytest.raises(GateClosed, match="it cannot be said how many rows are left"):
+    with pytest.raises(GateClosed, match="the rows that are left cannot be counted"):
         used.migrate()
 
 
 def test_stages_that_cannot_be_had_close_the_gate(used, inline, monkeypatch):
     monkeypatch.setattr(store.get(KEY), "get_stages", lambda: raise_value_error(""))
 
-    with pytest.raises(GateClosed, match=r"it cannot be said how many rows are left \(ValueError: No network\.\)"):
+    with pytest.raises(GateClosed, match=r"the rows that are left cannot be counted \(ValueError: No network\.\)"):
         used.migrate()
 
 
@@ -225,7 +225,7 @@ def test_more_rows_are_not(project, inline, begins_at):
     MigrationRecord.objects.using(project.db_alias).all().delete()
     project.add_parcels(4)
 
-    with pytest.raises(GateClosed, match=r"more than 3 rows are left|it cannot be said how many"):
+    with pytest.raises(GateClosed, match=r"more than 3 rows left|the rows that are left cannot"):
         project.migrate()
 
     assert project.applied[-1] == begins_at
@@ -269,7 +269,7 @@ def interrupt(obj, db_alias):
 def test_an_inline_run_that_fails_closes_the_gate(used, inline):
     used.execute("UPDATE gated_parcel SET price = 'free'")
 
-    with pytest.raises(GateClosed, match=r"was run on database .* and is failed: ValueError"):
+    with pytest.raises(GateClosed, match=r"was run by migrate on database .* and is failed: ValueError"):
         used.migrate()
 
     assert NOT_NULL not in used.applied
@@ -368,7 +368,7 @@ def test_a_migration_that_does_not_exist_closes_the_gate_but_on_a_new_database(p
     project.migrate()
     project.migrate("gated", "0002_cents")
 
-    with pytest.raises(GateClosed, match=r"'gated:0001_deleted'.* delete the gate: no state changes"):
+    with pytest.raises(GateClosed, match=r"'gated:0001_deleted'.* delete the gate from the schema migration"):
         project.migrate()
 
 
@@ -379,8 +379,8 @@ def test_a_table_that_was_there_under_another_name_is_not_fresh(project, monkeyp
         (plan_of(migrations.RenameModel("Old", "Parcel")), False),
     ]
 
-    assert fresh._created(plan, frozenset(), None) == {("gated", "parcel")}
-    assert fresh._created(plan, tables, None) == set()
+    assert fresh_database._created(plan, frozenset(), None) == {("gated", "parcel")}
+    assert fresh_database._created(plan, tables, None) == set()
 
 
 def plan_of(*operations):
@@ -393,7 +393,7 @@ def test_only_what_the_database_is_told_makes_tables():
     move = migrations.SeparateDatabaseAndState(state_operations=[migrations.CreateModel("Parcel", [])])
     unmanaged = migrations.CreateModel("View", [], options={"managed": False})
 
-    assert fresh._created([(plan_of(move, unmanaged), False)], frozenset(), None) == set()
+    assert fresh_database._created([(plan_of(move, unmanaged), False)], frozenset(), None) == set()
 
 
 def test_the_writer_writes_it():
@@ -452,7 +452,10 @@ def test_one_whose_queryset_raises_is_left_and_told(project, monkeypatch, caplog
     project.migrate("gated", "0001_initial")
 
     assert KEY not in project.statuses
-    assert f"Mass migration {KEY} is not applied: NotImplementedError: Return the queryset." in caplog.text
+    assert (
+        f"Mass migration {KEY} was not marked as applied on the new tables: NotImplementedError: Return the queryset."
+        in caplog.text
+    )
 
 
 def test_nothing_is_run_on_an_app_that_is_half_migrated(project, monkeypatch):
@@ -462,3 +465,66 @@ def test_nothing_is_run_on_an_app_that_is_half_migrated(project, monkeypatch):
     project.migrate("gated", "0001_initial")
 
     assert project.statuses == {}
+
+
+@pytest.fixture
+def asking(monkeypatch):
+    """Let the migration of the gate ask an operator at its end."""
+    migration = store.get(KEY)
+    stages = migration.get_stages()
+    monkeypatch.setattr(migration, "get_stages", lambda: [*stages, migration.wait("Are the cents good?")])
+
+
+def test_a_gate_whose_migration_waits_for_an_operator_names_the_command(used, asking):
+    with pytest.raises(CommandError):
+        used.massmigrate("gated", "0001_cents")
+
+    with pytest.raises(GateClosed, match=r"it is waiting \(waiting, stage 2\)") as caught:
+        used.migrate()
+
+    assert f"\n    manage.py massmigration proceed gated 0001_cents --database {used.db_alias}\n" in str(caught.value)
+    assert NOT_NULL not in used.applied
+
+
+def test_migrate_does_not_run_a_migration_that_would_wait(used, inline, asking):
+    with pytest.raises(GateClosed, match="one of its stages waits for an operator, so migrate does not run it"):
+        used.migrate()
+
+    assert used.statuses == {}
+
+
+def test_nobody_is_asked_on_a_fresh_database(project, asking):
+    project.migrate()
+
+    assert project.statuses[KEY] == "applied"
+
+
+@pytest.fixture
+def first_parcel(project):
+    return store.get("gated:0002_first_parcel")
+
+
+def test_what_would_wait_is_not_run_on_a_fresh_database(project, first_parcel, monkeypatch):
+    stages = first_parcel.get_stages()
+    monkeypatch.setattr(first_parcel, "get_stages", lambda: [*stages, first_parcel.wait("Is it good?")])
+
+    project.migrate()
+
+    assert first_parcel.key not in project.statuses
+
+
+def test_what_runs_only_by_name_is_not_run_on_a_fresh_database(project, first_parcel, monkeypatch):
+    monkeypatch.setattr(first_parcel, "runs_only_by_name", True, raising=False)
+
+    project.migrate()
+
+    assert first_parcel.key not in project.statuses
+
+
+def test_what_runs_only_by_name_is_faked_on_a_fresh_database(project, first_parcel, monkeypatch):
+    monkeypatch.setattr(first_parcel, "runs_only_by_name", True, raising=False)
+    monkeypatch.setattr(first_parcel, "on_fresh_database", "fake")
+
+    project.migrate()
+
+    assert project.statuses[first_parcel.key] == "applied"

@@ -5,9 +5,10 @@ import types
 import pytest
 from django.apps import AppConfig
 
-from massmigration import loader
+from massmigration import checks, loader
 from massmigration.exceptions import BadMigrationFile, MigrationNotFound
 from massmigration.loader import MigrationsStore, is_valid_name
+from massmigration.migrations import SimpleMigration
 
 GOOD = (
     "from massmigration.migrations import SimpleMigration\nclass Migration(SimpleMigration):\n    dependencies = {}\n"
@@ -83,6 +84,17 @@ def test_a_number_and_a_name_make_a_migration(name):
     assert is_valid_name(name)
 
 
+def test_a_file_whose_name_no_migration_can_have_is_a_warning(shop, monkeypatch):
+    store = shop(**{"n0001_first": depending_on(), "n0002-dash": depending_on(), "n0003_Upper": "", "helpers": ""})
+    monkeypatch.setattr(checks, "store", store)
+
+    assert list(store.by_key) == ["shop:0001_first"]
+    assert [(message.id, message.msg) for message in checks.check_files({"shop"})] == [
+        ("massmigration.W004", f"shop/massmigrations/{name}.py is not run, because a migration cannot have this name.")
+        for name in ("0002-dash", "0003_Upper")
+    ]
+
+
 def test_what_is_not_there_is_not_found(shop):
     with pytest.raises(MigrationNotFound, match=r"found no file massmigrations/0009_gone.py in app 'shop'"):
         shop().get("shop:0009_gone")
@@ -119,3 +131,83 @@ def test_files_are_read_again_after_a_reset(shop, tmp_path):
     store.reset()
 
     assert len(store.all) == 2
+
+
+class Sourced(SimpleMigration):
+    def operation(self, db_alias):
+        pass
+
+
+def test_a_source_adds_migrations_without_files(shop):
+    store = shop(n0001_first=depending_on())
+    made = Sourced("shop", "0042_campaign.schema")
+
+    store.add_source(lambda: [made])
+
+    assert list(store.by_key) == ["shop:0001_first", "shop:0042_campaign.schema"]
+    assert store.get("shop:0042_campaign.schema") is made
+    assert store.of_app("shop")[-1] is made
+    assert store.source_errors == []
+
+
+def test_a_source_that_is_added_later_is_called_too_and_only_once(shop):
+    store = shop(n0001_first=depending_on())
+    calls = []
+
+    def source():
+        calls.append(1)
+        return [Sourced("shop", "made")]
+
+    _ = store.by_key
+    store.add_source(source)
+    store.add_source(source)
+
+    assert "shop:made" in store.by_key
+    assert (len(calls), len(store.sources)) == (1, 1)
+
+    store.load()
+
+    assert "shop:made" in store.by_key
+    assert len(calls) == 2
+
+
+def test_migrations_of_a_source_depend_on_files(shop):
+    store = shop(n0001_first=depending_on("made"), n0002_second=depending_on())
+    made = type("Made", (Sourced,), {"dependencies": [("shop", "0002_second")]})("shop", "made")
+
+    store.add_source(lambda: [made])
+
+    assert [each.name for each in store.all] == ["0002_second", "made", "0001_first"]
+
+
+def raising():
+    raise RuntimeError("no catalog")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (raising, "raised RuntimeError: no catalog"),
+        (lambda: None, "raised TypeError"),
+        (lambda: ["text"], "returned 'text', which is not an instance of BaseMigration."),
+        (lambda: [Sourced("shop", "a:b")], "returned a migration with the key 'shop:a:b'"),
+        (lambda: [Sourced("shop", "a\nb")], "a key has the form app_label:name"),
+        (lambda: [Sourced("shop", "a" * 300)], "at most 255 characters"),
+        (lambda: [Sourced("", "a")], "a key has the form app_label:name"),
+        (lambda: [Sourced("shop", "0001_first")], "returned a second migration with the key 'shop:0001_first'."),
+        (lambda: [type("Bad", (Sourced,), {"dependencies": 3})("shop", "a")], "'shop:a', which cannot be used"),
+    ],
+)
+def test_a_bad_source_takes_no_other_migration_down(shop, monkeypatch, source, words):
+    store = shop(n0001_first=depending_on())
+    store.add_source(source)
+    store.add_source(lambda: [Sourced("shop", "made")])
+
+    assert list(store.by_key) == ["shop:0001_first", "shop:made"]
+    (problem,) = store.source_errors
+    assert words in problem
+
+    monkeypatch.setattr(checks, "store", store)
+    (message,) = [each for each in checks.check_files() if each.id == "massmigration.W013"]
+    assert message.msg == problem
+    assert not any(each.id == "massmigration.W013" for each in checks.check_files({"shop"}))

@@ -1,6 +1,7 @@
 import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, connections
+from django.db.models import QuerySet
 
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 
@@ -31,3 +32,17 @@ def test_a_shard_is_there_once(db_alias):
 
     with pytest.raises(IntegrityError):
         ShardRecord.objects.using(db_alias).create(**shard)
+
+
+def test_queries_to_an_sql_database_are_those_of_django(db_alias):
+    assert type(MigrationRecord.objects.using(db_alias)) is QuerySet
+
+
+@pytest.mark.parametrize("ask", [lambda rows, db_alias: rows.all(), lambda rows, db_alias: rows.using(db_alias)])
+def test_a_record_has_its_own_shards(db_alias, ask):
+    shard = {"attempt_id": "0" * 32, "stage": 0, "index": 0}
+    one, two = (MigrationRecord.objects.using(db_alias).create(key=f"testapp:000{number}") for number in (1, 2))
+    ShardRecord.objects.using(db_alias).create(record=one, **shard)
+    ShardRecord.objects.using(db_alias).create(record=two, **shard)
+
+    assert [each.record_id for each in ask(one.shards, db_alias)] == ["testapp:0001"]

@@ -2,16 +2,18 @@ import contextlib
 import datetime as dt
 import io
 import os
+import re
 import uuid
 
 import pytest
 
-from massmigration import progress
-from massmigration.clock import DatabaseNow
-from massmigration.management.bar import Bar, duration, number, render
+from massmigration import overview, progress
+from massmigration.dialects.times import DatabaseNow
+from massmigration.management.progress_bar import ProgressBar, render
 from massmigration.models import FailedObject, MigrationRecord, ShardRecord
-from massmigration.progress import Reading, Speed
+from massmigration.progress import Progress, Speed, duration, number
 from massmigration.states import Status
+from testsupport import factories
 
 KEY = "shop:0002_slugs"
 
@@ -31,10 +33,10 @@ def reading(**fields):
         "processed": 0,
         "failed": 0,
         "is_once": False,
-        "silence": None,
+        "idle_for": None,
         "lease_left": None,
     }
-    return Reading(**{**known, **fields})
+    return Progress(**{**known, **fields})
 
 
 def speed_of(*points, window=10.0):
@@ -64,19 +66,19 @@ def test_what_batches_have_passed_is_summed_over_the_shards_of_the_present_stage
     found = progress.read(KEY, db_alias)
 
     assert (found.done, found.failed, found.total, found.processed) == (32, 0, 100, 35)
-    assert found.share == 0.32
+    assert found.fraction == 0.32
 
 
 def test_objects_that_failed_count_while_they_are_left_behind(db_alias):
     make_record(db_alias, {"processed": 10, "failed": 4})
     now = DatabaseNow()
-    for was_passed, resolved_at in [(True, None), (True, None), (True, now), (False, None)]:
+    for is_behind_cursor, resolved_at in [(True, None), (True, None), (True, now), (False, None)]:
         FailedObject.objects.using(db_alias).create(
             record_id=KEY,
             attempt_id=uuid.uuid4(),
             stage=0,
             shard=0,
-            was_passed=was_passed,
+            is_behind_cursor=is_behind_cursor,
             failed_at=now,
             resolved_at=resolved_at,
         )
@@ -89,7 +91,7 @@ def test_objects_that_failed_count_while_they_are_left_behind(db_alias):
 def test_objects_that_failed_in_earlier_attempts_count_too(db_alias):
     make_record(db_alias, {"processed": 10, "failed": 0})
     FailedObject.objects.using(db_alias).create(
-        record_id=KEY, attempt_id=uuid.uuid4(), stage=0, shard=0, was_passed=True, failed_at=DatabaseNow()
+        record_id=KEY, attempt_id=uuid.uuid4(), stage=0, shard=0, is_behind_cursor=True, failed_at=DatabaseNow()
     )
 
     found = progress.read(KEY, db_alias)
@@ -108,16 +110,16 @@ def test_a_look_takes_three_queries(db_alias, django_assert_num_queries):
 
 def test_workers_that_hold_all_the_shards_are_waited_for(db_alias):
     leased = {
-        "lease_until": DatabaseNow(dt.timedelta(seconds=40)),
-        "heartbeat_at": DatabaseNow(-dt.timedelta(seconds=20)),
+        "lease_until": DatabaseNow(dt.timedelta(seconds=400)),
+        "heartbeat_at": DatabaseNow(-dt.timedelta(seconds=200)),
     }
     make_record(db_alias, leased, {"is_done": True})
 
     found = progress.read(KEY, db_alias)
 
-    assert found.silence.total_seconds() == pytest.approx(20, abs=5)
-    assert found.lease_left.total_seconds() == pytest.approx(40, abs=5)
-    assert "waiting for workers that have been silent" in render(found, Speed(), 300)
+    assert found.idle_for.total_seconds() == pytest.approx(200, abs=60)
+    assert found.lease_left.total_seconds() == pytest.approx(400, abs=60)
+    assert "waiting for workers that were last seen" in render(found, Speed(), 300)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +134,12 @@ def test_nobody_is_waited_for_when_shards_are_free(db_alias, shards):
 
 
 def test_the_share_is_whole_only_when_the_migration_is_applied():
-    assert reading(done=1000).share == 0.999
-    assert reading(done=1000, status=Status.APPLIED).share == 1
+    assert reading(done=1000).fraction == 0.999
+    assert reading(done=1000, status=Status.APPLIED).fraction == 1
 
 
 def test_a_stage_that_is_not_planned_has_no_share():
-    assert reading(is_planned=False, total=None, status=Status.QUEUED).share is None
+    assert reading(is_planned=False, total=None, status=Status.QUEUED).fraction is None
 
 
 def test_the_recent_speed_looks_back_over_the_window_alone():
@@ -215,13 +217,13 @@ def test_thousands_stand_apart():
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("massmigration.management.bar.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("massmigration.management.progress_bar.time.monotonic", lambda: now[0])
     return now
 
 
 def test_without_a_terminal_there_is_a_line_every_few_seconds(clock):
     stream = io.StringIO()
-    bar = Bar(stream)
+    bar = ProgressBar(stream)
     bar.begin()
     for tick in range(120):
         clock[0] = 100 + tick / 10
@@ -235,7 +237,7 @@ def test_without_a_terminal_there_is_a_line_every_few_seconds(clock):
 
 @pytest.fixture
 def terminal():
-    """A stream that is one, and what was written to it; it is closed by asking."""
+    """A stream that is a terminal, and a function that closes it and returns the text written to it."""
     master, slave = os.openpty()
     stream = os.fdopen(slave, "w")
 
@@ -253,7 +255,7 @@ def terminal():
 
 def test_on_a_terminal_one_line_is_redrawn(clock, terminal):
     stream, written = terminal
-    bar = Bar(stream)
+    bar = ProgressBar(stream)
     bar.begin()
     bar.show(reading(done=500))
     clock[0] += 0.01
@@ -271,7 +273,7 @@ def test_on_a_terminal_one_line_is_redrawn(clock, terminal):
 
 def test_of_what_is_done_once_no_line_is_left_on_a_terminal(clock, terminal):
     stream, written = terminal
-    bar = Bar(stream)
+    bar = ProgressBar(stream)
     bar.show(reading(is_once=True))
 
     bar.show(reading(is_once=True, status=Status.APPLIED), is_last=True)
@@ -281,9 +283,59 @@ def test_of_what_is_done_once_no_line_is_left_on_a_terminal(clock, terminal):
 
 def test_a_quiet_bar_says_nothing(clock):
     stream = io.StringIO()
-    bar = Bar(stream, is_quiet=True)
+    bar = ProgressBar(stream, is_quiet=True)
 
     bar.note("A notice.")
     bar.show(reading(), is_last=True)
 
     assert stream.getvalue() == ""
+
+
+THROTTLED = {"throttled_until": DatabaseNow(dt.timedelta(minutes=5)), "throttled_by": "MaxRowsPerSecond"}
+HELD = {"lease_until": DatabaseNow(dt.timedelta(minutes=5))}
+
+
+@pytest.mark.parametrize(
+    ("shards", "is_throttled"),
+    [
+        ([THROTTLED], True),
+        ([{**THROTTLED, **HELD}], True),
+        ([THROTTLED, {}], True),
+        ([THROTTLED, {"throttled_until": DatabaseNow(dt.timedelta(hours=1)), "throttled_by": "Other"}], True),
+        ([THROTTLED, HELD], False),
+        ([{**THROTTLED, "throttled_until": DatabaseNow(-dt.timedelta(minutes=5))}], False),
+        ([{**THROTTLED, "is_done": True}, {}], False),
+    ],
+    ids=["given back", "held meanwhile", "one waits for a worker", "two throttles", "one is worked at", "over", "done"],
+)
+def test_who_looks_is_told_what_keeps_workers_from_it(db_alias, shards, is_throttled):
+    record = factories.make(db_alias)
+    for index, fields in enumerate(shards):
+        factories.shard(record, index, **fields)
+
+    found = progress.read(record.key, db_alias)
+
+    assert overview.progress_by_key([record_now(db_alias)], db_alias)[record.key].throttle == found.throttle
+    expected = r"throttled until \d\d:\d\d:\d\d by MaxRowsPerSecond" if is_throttled else ""
+    assert re.fullmatch(expected, found.throttle)
+    assert found.throttle in render(found, Speed(), 200)
+
+
+def record_now(db_alias):
+    return MigrationRecord.objects.using(db_alias).annotate(now=DatabaseNow()).get()
+
+
+def test_a_throttle_of_more_than_a_day_is_told_with_the_date(db_alias):
+    record = factories.make(db_alias)
+    factories.shard(record, throttled_until=DatabaseNow(dt.timedelta(days=2)), throttled_by="weekends")
+
+    found = progress.read(record.key, db_alias)
+
+    assert re.fullmatch(r"throttled until \d{4}-\d\d-\d\d \d\d:\d\d by weekends", found.throttle)
+
+
+def test_what_does_not_run_is_not_throttled(db_alias):
+    record = factories.make(db_alias, Status.PAUSED)
+    factories.shard(record, **THROTTLED)
+
+    assert progress.read(record.key, db_alias).throttle == ""

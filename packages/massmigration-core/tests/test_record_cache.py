@@ -23,13 +23,6 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(autouse=True)
-def cache():
-    record_cache.clear()
-    yield
-    record_cache.clear()
-
-
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
@@ -93,6 +86,16 @@ def test_a_forgotten_record_is_noticed_after_the_timeout(db_alias, clock, settin
     assert (shortly_before, record_cache.is_applied(KEY, db_alias)) == (True, False)
 
 
+def test_without_a_timeout_it_is_remembered_as_long_as_the_process_lives(db_alias, clock, settings):
+    settings.MASSMIGRATION_RECORD_CACHE_TIMEOUT = None
+    make_record(db_alias)
+    record_cache.is_applied(KEY, db_alias)
+
+    clock.now += 1e9
+
+    assert record_cache.is_known(KEY, db_alias)
+
+
 def test_the_timeout_is_a_minute_unless_it_is_set():
     assert record_cache.cache_timeout() == record_cache.DEFAULT_CACHE_TIMEOUT == 60
 
@@ -149,7 +152,7 @@ def test_what_a_test_sees_in_its_transaction_is_not_there_for_the_next(db_alias)
 
 
 def test_outside_of_tests_it_is_remembered_in_transactions_too(db_alias, monkeypatch):
-    monkeypatch.setattr(record_cache, "in_tests", lambda: False)
+    monkeypatch.setattr(record_cache, "is_running_tests", lambda: False)
     make_record(db_alias)
 
     with transaction.atomic(using=db_alias):

@@ -42,7 +42,7 @@ def test_a_run_is_told_from_launch_to_end(db_alias, told):
 
 def test_a_failure_is_told_with_its_error(db_alias, told, monkeypatch):
     Item.objects.using(db_alias).create(name="One")
-    monkeypatch.setattr("massmigration.executor.object_work.ObjectWork.operate", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("massmigration.executor.processors.ObjectProcessor.process", lambda *arguments: 1 / 0)
 
     api.launch(KEY, db_alias)
 
@@ -78,7 +78,7 @@ def test_what_an_operator_does_is_logged_when_it_is_committed(db_alias, settings
 
 def test_progress_is_told_with_the_objects_since_the_last_time(db_alias, told, monkeypatch, settings):
     settings.MASSMIGRATION_BATCH_SIZE = 1
-    monkeypatch.setattr("massmigration.executor.telling.INTERVAL", 0)
+    monkeypatch.setattr("massmigration.executor.job.INTERVAL", 0)
     Item.objects.using(db_alias).bulk_create(Item(name=str(number)) for number in range(3))
 
     api.launch(KEY, db_alias)

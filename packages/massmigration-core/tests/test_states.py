@@ -20,13 +20,13 @@ def test_only_planned_work_can_become_applied_without_a_fake():
     assert Status.APPLIED not in TRANSITIONS[Status.QUEUED]
 
 
-@pytest.mark.parametrize("status", ACTIVE)
+@pytest.mark.parametrize("status", sorted(ACTIVE))
 def test_what_is_active_can_be_stopped(status):
     assert {Status.PAUSED, Status.CANCELLED} <= TRANSITIONS[status]
 
 
-def test_a_status_is_active_or_final_or_paused():
-    assert ACTIVE | FINAL | {Status.PAUSED} == set(Status)
+def test_a_status_is_active_or_final_or_waits_for_an_operator():
+    assert ACTIVE | FINAL | {Status.PAUSED, Status.WAITING} == set(Status)
     assert not ACTIVE & FINAL
 
 

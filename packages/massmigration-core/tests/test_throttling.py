@@ -4,14 +4,15 @@ import pytest
 
 from massmigration import api
 from massmigration.backends.handler import get_backend
-from massmigration.clock import DatabaseNow
+from massmigration.backends.worker import perform_with
 from massmigration.conf import settings as conf
+from massmigration.dialects.times import DatabaseNow
 from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord, ShardRecord
-from massmigration.recorder import shards as recorder
+from massmigration.recorder import waits
 from massmigration.states import Status
-from massmigration.throttling import MaxRowsPerSecond, Passed
+from massmigration.throttling import CompletedBatch, MaxRowsPerSecond
 from testsupport.testapp.models import Item
 
 KEY = "testapp:0002_by_object"
@@ -20,7 +21,7 @@ DUMMY = "massmigration.backends.dummy.DummyBackend"
 
 def passed(**fields):
     defaults = {"key": KEY, "db_alias": "default", "rows": 100, "duration": dt.timedelta(seconds=1), "workers": 1}
-    return Passed(**{**defaults, **fields})
+    return CompletedBatch(**{**defaults, **fields})
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_rows_per_second_are_shared_by_all_workers(batch, seconds):
 
 
 def test_a_limit_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"MaxRowsPerSecond\(0\): the limit must be more than 0"):
+    with pytest.raises(ValueError, match=r"MaxRowsPerSecond\(0\): the limit must be greater than 0"):
         MaxRowsPerSecond(0)
 
 
@@ -52,7 +53,7 @@ def throttled(db_alias, settings, monkeypatch):
         api.launch(KEY, db_alias)
         backend = get_backend()
         for _ in range(2):
-            backend.perform(backend.sent.pop(0)[0])
+            perform_with(backend.sent.pop(0)[0], backend)
         return backend.sent
 
     run.db_alias = db_alias
@@ -60,7 +61,7 @@ def throttled(db_alias, settings, monkeypatch):
 
 
 def test_a_long_wait_gives_the_worker_back_to_the_queue(db_alias, throttled):
-    sent = throttled(lambda batch: dt.timedelta(seconds=30))
+    sent = throttled(lambda batch: dt.timedelta(seconds=30) if batch.rows else None)
 
     ((payload, delay),) = sent
     shard = ShardRecord.objects.using(db_alias).get()
@@ -81,7 +82,8 @@ def test_a_throttle_is_told_of_the_batch(db_alias, throttled):
 
     throttled(told.append)
 
-    first = told[0]
+    before, first = told[:2]
+    assert (before.key, before.db_alias, before.rows, before.duration) == (KEY, db_alias, 0, dt.timedelta(0))
     assert (first.key, first.db_alias, first.rows, first.workers) == (KEY, db_alias, 10, 1)
 
 
@@ -94,8 +96,8 @@ def test_the_settings_throttles_count_for_every_migration(db_alias, throttled, s
 
 
 def test_a_throttle_may_be_given_by_its_path(db_alias, throttled, settings, monkeypatch):
-    monkeypatch.setattr("testsupport.adhoc.slow", lambda batch: dt.timedelta(seconds=50), raising=False)
-    settings.MASSMIGRATION_THROTTLE = ["testsupport.adhoc.slow"]
+    monkeypatch.setattr("testsupport.inline_migrations.slow", lambda batch: dt.timedelta(seconds=50), raising=False)
+    settings.MASSMIGRATION_THROTTLE = ["testsupport.inline_migrations.slow"]
 
     ((_, delay),) = throttled(lambda batch: None)
 
@@ -125,11 +127,14 @@ def test_shards_that_wait_as_they_were_told_share_the_limit(db_alias):
     record = MigrationRecord.objects.using(db_alias).create(key=KEY, status=Status.RUNNING, is_planned=True)
     lease = conf.LEASE
     shards = [
-        {"lease_until": DatabaseNow(lease), "next_send_at": DatabaseNow(lease)},  # at work
-        {"next_send_at": DatabaseNow(2 * lease)},  # told to wait
-        {"next_send_at": DatabaseNow(lease)},  # on its way
-        {"next_send_at": DatabaseNow(2 * lease), "send_count": 1},  # sent again
-        {"next_send_at": DatabaseNow(2 * lease), "is_done": True},
+        {"lease_until": DatabaseNow(lease)},  # at work
+        {"lease_until": DatabaseNow(lease), "throttled_until": DatabaseNow(lease)},  # at work, and waits
+        {"throttled_until": DatabaseNow(lease)},  # waits
+        {"throttled_until": DatabaseNow(lease), "is_done": True},  # nobody may take another shard instead
+        {},  # on its way
+        {"throttled_until": DatabaseNow(-lease)},  # has waited
+        {"lease_until": DatabaseNow(-lease)},  # abandoned
+        {"lease_until": DatabaseNow(lease), "is_done": True},
     ]
     for index, shard in enumerate(shards):
         ShardRecord.objects.using(db_alias).create(
@@ -137,4 +142,4 @@ def test_shards_that_wait_as_they_were_told_share_the_limit(db_alias):
         )
     job = Job(kind=JobKind.SHARD, key=KEY, db_alias=db_alias, attempt_id=str(record.attempt_id))
 
-    assert recorder.going(job) == 2
+    assert waits.active_workers(job).workers == 4

@@ -13,7 +13,7 @@ from massmigration.migrations import MapperMigration
 from massmigration.models import Event, MigrationRecord
 from massmigration.states import FINAL, Status
 from massmigration.verbs import VERBS
-from testsupport.adhoc import register
+from testsupport.inline_migrations import register
 from testsupport.testapp.models import Item
 
 KEY = "testapp:9000_adhoc"
@@ -24,16 +24,18 @@ ALLOWED = {
     "launch": {None},
     "pause": {Status.QUEUED, Status.RUNNING},
     "resume": {Status.PAUSED},
-    "cancel": {Status.QUEUED, Status.RUNNING, Status.PAUSED},
+    "proceed": {Status.WAITING},
+    "cancel": {Status.QUEUED, Status.RUNNING, Status.WAITING, Status.PAUSED},
     "retry": RETRIED,
     "restart": RETRIED,
-    "fake": {None, Status.PAUSED, *RETRIED},
-    "forget": {Status.PAUSED, *FINAL},
+    "fake": {None, Status.WAITING, Status.PAUSED, *RETRIED},
+    "forget": {Status.WAITING, Status.PAUSED, *FINAL},
 }
 TARGETS = {
     "launch": "queued",
     "pause": "paused",
     "resume": "queued",
+    "proceed": "running",
     "cancel": "cancelled",
     "retry": "queued",
     "restart": "queued",
@@ -43,6 +45,9 @@ TARGETS = {
 
 
 class Migration(MapperMigration):
+    def get_stages(self):
+        return [*super().get_stages(), self.wait("Is it good?")]
+
     def get_queryset(self, db_alias):
         return Item.objects.all()
 
@@ -86,14 +91,15 @@ EDGES = pytest.mark.parametrize("edge", ACTORS, ids=lambda edge: edge.__name__)
 
 @pytest.fixture(autouse=True)
 def stopped(settings, monkeypatch):
-    """A migration whose jobs nobody runs."""
+    """A migration whose jobs no worker runs."""
     settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
     register(monkeypatch, Migration)
 
 
 def set_status(status, db_alias):
     if status is not None:
-        MigrationRecord.objects.using(db_alias).create(key=KEY, status=status)
+        stage = 1 if status is Status.WAITING else 0
+        MigrationRecord.objects.using(db_alias).create(key=KEY, status=status, stage=stage)
 
 
 @EDGES

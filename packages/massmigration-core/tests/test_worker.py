@@ -1,5 +1,6 @@
 import dataclasses
 import datetime as dt
+import json
 import uuid
 from typing import ClassVar
 
@@ -14,13 +15,13 @@ from massmigration.recorder import shards
 from massmigration.states import Status
 from massmigration.testing import run_migration
 from massmigration.worker import perform
-from testsupport import races
 from testsupport.oracle import counts, make_items
+from testsupport.race import DUMMY, KEY, new_race
 
 
 @pytest.fixture
 def race(db_alias, settings):
-    yield from races.race(db_alias, settings)
+    yield from new_race(db_alias, settings)
 
 
 def job(**fields):
@@ -28,7 +29,20 @@ def job(**fields):
     return Job(**{**values, **fields})
 
 
-@pytest.mark.parametrize("payload", ["", "garbage", '{"v": 99}'])
+FIELDS = {"v": 1, "kind": "plan", "key": "a:1_b", "db_alias": "default", "attempt_id": str(uuid.UUID(int=1))}
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "garbage",
+        '{"v": 99}',
+        "[" * 100_000,
+        *(json.dumps({**FIELDS, **wrong}) for wrong in ({"db_alias": "gone"}, {"stage": False}, {"key": "a:\0"})),
+    ],
+    ids=["empty", "garbage", "version", "nested", "unknown alias", "stage", "NUL"],
+)
 def test_what_is_no_job_is_refused(payload):
     with pytest.raises(BadPayload):
         perform(payload)
@@ -48,7 +62,7 @@ def test_a_job_of_a_migration_that_this_worker_cannot_load_is_dropped(race):
 
 
 class Carrier(BaseBackend):
-    """Sends to a list, and delays nothing in it."""
+    """A backend that appends jobs to a list and does not delay them."""
 
     supports_delay = True
     sent: ClassVar[list] = []
@@ -58,22 +72,22 @@ class Carrier(BaseBackend):
 
 
 class OwnCarrier(Carrier):
-    """A project's."""
+    """A project's own backend."""
 
 
 @pytest.fixture
 def unknown(race, monkeypatch):
-    """The payload of a migration that runs, but that this worker does not know."""
+    """The payload of a running migration whose file this worker does not have."""
     monkeypatch.setattr(Carrier, "sent", [])
     race.launch()
     payload = race.take()
-    monkeypatch.delitem(store.by_key, races.KEY)
+    monkeypatch.delitem(store.by_key, KEY)
     return payload
 
 
 @pytest.mark.parametrize(
     ("backend", "expected"),
-    [(races.DUMMY, Carrier), (f"{__name__}.OwnCarrier", OwnCarrier), ("no.such", Carrier)],
+    [(DUMMY, Carrier), (f"{__name__}.OwnCarrier", OwnCarrier), ("no.such", Carrier)],
     ids=["another", "the project's own", "none"],
 )
 def test_a_job_of_an_unknown_migration_goes_back_by_its_carrier(unknown, settings, backend, expected):
@@ -99,7 +113,7 @@ def test_a_job_of_a_stage_that_is_gone_fails_the_migration(race):
     perform(dataclasses.replace(Job.loads(race.take()), stage=3).dumps())
 
     assert race.record.status == Status.FAILED
-    assert "stage 3 is gone" in race.record.last_error
+    assert "the job is for stage 3" in race.record.last_error
 
 
 def test_a_job_that_finds_its_shard_done_looks_whether_all_are(race):

@@ -1,4 +1,4 @@
-"""What operators can do with the queue, and what it says of itself."""
+"""The operators' actions on a queue, and its health."""
 
 import pytest
 from google.api_core import exceptions
@@ -64,7 +64,7 @@ def test_what_was_purged_is_sent_again(cloud, db_alias):
 
     assert act("purge_queue", db_alias) == "The queue default is being emptied."
     assert cloud.waiting == []
-    assert act("send_lost", db_alias).startswith("Sent again: 1 runs")
+    assert act("send_lost", db_alias).startswith("Sent again: 1 run ")
     cloud.drain()
 
     assert oracle.counts(db_alias) == [1]

@@ -1,4 +1,4 @@
-"""App Engine targets, the settings of djangae's projects, and what django-mass-migration passed on to djangae."""
+"""App Engine targets, the settings of djangae's projects, and the parameters of django-mass-migration."""
 
 import datetime as dt
 
@@ -12,13 +12,13 @@ from massmigration import api
 from massmigration.backends import handler
 from massmigration.conf import settings as conf
 from massmigration.jobs import Job, JobKind
-from massmigration.keyset import Keyset
 from massmigration.migrations import MapperMigration, SimpleMigration
 from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.paging.keyset import Keyset
 from massmigration_djangae import CloudTasksBackend, DjangaeBackend, client
 from testsupport import oracle
-from testsupport.adhoc import register
 from testsupport.cloudtasks.fake import FakeCloudTasks
+from testsupport.inline_migrations import register
 from testsupport.testapp.models import Item, Token
 
 OLD_PATH = "massmigration.backends.djangae.DjangaeBackend"
@@ -31,7 +31,7 @@ SHARD = Job(kind=JobKind.SHARD, key="testapp:0001_once", db_alias="default", att
 
 @pytest.fixture(autouse=True)
 def cloud(settings, monkeypatch):
-    """The settings of a project that ran django-mass-migration 0.3.x, and the fake."""
+    """The fake, with the settings of a project that ran django-mass-migration 0.3.x."""
     fake = FakeCloudTasks(QUEUE, f"{QUEUE}-2")
     settings.ROOT_URLCONF = "testsupport.cloudtasks.urls"
     settings.MASSMIGRATION_TASK_QUEUE = "old-queue"
@@ -119,7 +119,7 @@ def test_the_launchs_own_job_waits_and_no_other(cloud, db_alias, monkeypatch, wh
     api.launch(KEY, db_alias)
     first = cloud.waiting.pop()
     MigrationRecord.objects.using(db_alias).update(next_send_at=F("next_send_at") - conf.LEASE)
-    healed = api.heal(db_alias)
+    recovered = api.recover(db_alias)
     api.pause(KEY, db_alias)
     api.resume(KEY, db_alias)
     resumed = cloud.waiting.pop()
@@ -129,7 +129,7 @@ def test_the_launchs_own_job_waits_and_no_other(cloud, db_alias, monkeypatch, wh
 
     wait = first.schedule_time - dt.datetime.now(dt.timezone.utc)
     assert dt.timedelta(minutes=59) < wait <= dt.timedelta(hours=1)
-    assert healed == 0
+    assert recovered == 0
     assert not any(task.schedule_time for task in (resumed, retried, sent(cloud, backend), sent(cloud, backend, SHARD)))
 
 
@@ -143,7 +143,7 @@ def test_an_eta_in_the_past_is_now(cloud, db_alias, monkeypatch):
 
 
 def overlapping(queryset, count):
-    """As djangae's own, whose last range overlaps."""
+    """Return ranges whose last one overlaps the one before, as djangae's own function does."""
     pks = sorted(queryset.values_list("pk", flat=True))
     return [(None, pks[3]), (pks[3], pks[6]), (pks[5], None)]
 
@@ -177,7 +177,7 @@ def test_ranges_of_nothing_are_none(db_alias, monkeypatch):
 
 
 def test_the_number_of_shards_is_honoured(db_alias, monkeypatch):
-    monkeypatch.setattr("massmigration.sharding.MIN_SHARD_SIZE", 1)
+    monkeypatch.setattr("massmigration.paging.sharding.MIN_SHARD_SIZE", 1)
     oracle.make_items(db_alias, 10)
     backend = backend_with(monkeypatch, Mapper, defer_iteration_with_finalize_kwargs={"_shards": 2})
 
@@ -290,7 +290,7 @@ def test_a_machine_where_nobody_gets_in_is_told_what_to_set(settings, monkeypatc
 def test_the_checks_are_a_part_of_djangos(settings, capsys):
     settings.CLOUD_TASKS_LOCATION = ""
 
-    with pytest.raises(BaseException, match="lacks the option 'location'"):
+    with pytest.raises(BaseException, match="needs the option 'location'"):
         call_command("check", "--tag", "massmigration")
 
 

@@ -1,4 +1,4 @@
-"""Who may bring jobs. The keys are made here; what verifies the signatures is Google's own library."""
+"""The authentication of deliveries. The keys are made here; Google's own library verifies the signatures."""
 
 import base64
 import hmac
@@ -6,13 +6,15 @@ import json
 import time
 
 import pytest
-from django.test import Client
+from django.test import Client, RequestFactory
 from google.auth import exceptions
 
 from massmigration.jobs import Job, JobKind
-from massmigration_djangae import auth
+from massmigration.migrations import SimpleMigration
+from massmigration_djangae import auth, views
 from testsupport.cloudtasks import signing
 from testsupport.cloudtasks.signing import ACCOUNT, Certificates, token
+from testsupport.inline_migrations import register
 
 URL = "https://example.com/massmigration/run/"
 PATH = "/massmigration/run/"
@@ -25,7 +27,7 @@ APP_ENGINE = {"X-AppEngine-TaskName": "1", "X-AppEngine-QueueName": "default", "
 
 @pytest.fixture(autouse=True)
 def performed(settings, monkeypatch):
-    """What got through."""
+    """The payloads that were accepted."""
     monkeypatch.setattr("massmigration.worker.close_old_connections", lambda: None)  # there is no database here
     performed = []
     settings.ROOT_URLCONF = "testsupport.cloudtasks.urls"
@@ -48,7 +50,7 @@ def segment(value):
 
 
 def unsigned(algorithm, secret=None):
-    """A token that is not signed, or with what everybody knows: the certificate, as a shared secret."""
+    """Return a token without a signature, or signed with the public certificate as a shared secret."""
     now = int(time.time())
     claims = {"iss": signing.ISSUER, "aud": URL, "email": ACCOUNT, "email_verified": True, "iat": now, "exp": now + 99}
     content = segment({"alg": algorithm, "typ": "JWT", "kid": signing.KEY_ID}) + b"." + segment(claims)
@@ -121,8 +123,61 @@ def test_the_audience_may_be_another_than_the_url(settings, performed):
 def test_a_refusal_does_not_say_why(caplog):
     response = post(f"Bearer {token(URL, email='other@example.com')}")
 
-    assert response.content == b"Refused; the server's log says why."
-    assert "The token is of 'other@example.com'; only" in caplog.text
+    assert response.content == b"Refused. The reason is in the server's log."
+    assert "The token belongs to 'other@example.com';" in caplog.text
+
+
+class Unreadable:
+    def read(self, *args):
+        raise AssertionError("The body was read.")
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer a.b.c"])
+def test_the_body_of_a_request_that_is_refused_is_not_read(authorization):
+    headers = {"Authorization": authorization} if authorization else {}
+    request = RequestFactory().post(PATH, b"", content_type="application/json", headers=headers)
+    request._stream = Unreadable()
+
+    assert views.run(request).status_code == 403
+
+
+@pytest.mark.parametrize("kid", ["one\nERROR root: forged", "one\r\x1b[2Jforged", "x" * 100_000])
+def test_what_is_refused_begins_no_line_of_the_log_and_fills_none(caplog, kid):
+    header, claims, signature = token(URL).split(".")
+    header = segment({"alg": "RS256", "typ": "JWT", "kid": kid}).decode()
+
+    assert post(f"Bearer {header}.{claims}.{signature}").status_code == 403
+
+    (message,) = [record.getMessage() for record in caplog.records if record.name == views.__name__]
+    assert message.startswith("Refused a request from '127.0.0.1': ")
+    assert message.isprintable()
+    assert len(message) < 1200
+
+
+class OfItsOwn(SimpleMigration):
+    backend_params = {"service_account": "own@example.com"}
+
+    def operation(self, db_alias):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("key", "email", "status"),
+    [
+        ("testapp:9000_adhoc", "own@example.com", 200),
+        ("testapp:9000_adhoc", ACCOUNT, 403),
+        ("testapp:0001_once", "own@example.com", 403),
+        ("testapp:0001_once", ACCOUNT, 200),
+    ],
+)
+def test_the_job_of_a_migration_needs_the_proof_of_its_own_backend(monkeypatch, performed, key, email, status):
+    register(monkeypatch, OfItsOwn)
+    payload = Job(kind=JobKind.PLAN, key=key, db_alias="default", attempt_id="0" * 32).dumps()
+    headers = {"Authorization": f"Bearer {token(URL, email=email)}"}
+
+    response = Client().post(PATH, payload, content_type="application/json", headers=headers)
+
+    assert (response.status_code, len(performed)) == (status, status == 200)
 
 
 def test_certificates_are_fetched_once():

@@ -1,4 +1,4 @@
-"""Sending and receiving, over a fake Cloud Tasks that knows names again, checks deadlines and signs.
+"""Sending and receiving through a fake of Cloud Tasks that remembers names, checks deadlines and signs.
 
 The emulator does none of these three; see `test_contract.py` for what it does.
 """
@@ -24,11 +24,11 @@ from massmigration.testing import BackendContract
 from massmigration_djangae import client
 from massmigration_djangae.options import Options
 from testsupport import oracle
-from testsupport.adhoc import register
 from testsupport.cloudtasks.fake import FakeCloudTasks
 from testsupport.cloudtasks.signing import ACCOUNT, token
+from testsupport.inline_migrations import register
 from testsupport.testapp.models import Item
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
 
 KEY = "testapp:0002_by_object"
 QUEUE = "projects/example/locations/europe-west1/queues/slow"
@@ -47,7 +47,7 @@ BACKEND = "massmigration_djangae.CloudTasksBackend"
 
 @pytest.fixture(autouse=True)
 def cloud(settings, monkeypatch):
-    """The fake, in the place of the client."""
+    """The fake, instead of the client."""
     fake = FakeCloudTasks(QUEUE)
     settings.ROOT_URLCONF = "testsupport.cloudtasks.urls"
     settings.MASSMIGRATION_BACKEND = BACKEND
@@ -79,7 +79,7 @@ def post(body, path=PATH, **headers):
 
 
 class TestContractWithNamesKnownAgain(BackendContract):
-    """Deliveries here are signed and named, and names are known again."""
+    """The contract with signed deliveries and with named tasks, whose names the queue remembers."""
 
     backend_path = BACKEND
     backend_options = OPTIONS
@@ -136,7 +136,7 @@ def test_a_task_whose_answer_was_lost_is_not_created_twice(cloud):
 
 @pytest.mark.parametrize("db_alias", ["postgresql"], indirect=True)
 def test_what_is_delivered_twice_sends_once(cloud, db_alias, settings, monkeypatch):
-    monkeypatch.setattr("massmigration.sharding.MIN_SHARD_SIZE", 1)
+    monkeypatch.setattr("massmigration.paging.sharding.MIN_SHARD_SIZE", 1)
     settings.MASSMIGRATION_JOB_DURATION = dt.timedelta(0)
     settings.MASSMIGRATION_BATCH_SIZE = 1
     launch(db_alias, 16)
@@ -236,7 +236,7 @@ def test_nothing_is_sent_without_the_options(cloud, settings, missing, monkeypat
     given = {name: value for name, value in OPTIONS.items() if name not in (missing, "verifier")}
     settings.MASSMIGRATION_BACKEND_OPTIONS = given
 
-    with pytest.raises(Exception, match=f"CloudTasksBackend lacks '{missing}'"):
+    with pytest.raises(Exception, match=f"CloudTasksBackend needs '{missing}'"):
         get_backend().send("{}", None)
 
     assert cloud.waiting == []
@@ -331,7 +331,7 @@ def test_a_dry_run_lists_what_code_would_send(db_alias, monkeypatch):
     oracle.make_items(db_alias, 2)
     key = register(monkeypatch, SendsATask)
 
-    with get_backend().hold_back() as held:
+    with get_backend().capture_sends() as held:
         SendsATask(*key.split(":")).operation(None, db_alias)
 
     assert held == [f"Task in {QUEUE} for https://example.com/mail/"]
@@ -346,7 +346,7 @@ def test_what_other_threads_send_is_not_held_back():
         except Exception as error:
             seen.append(type(error))
 
-    with get_backend().hold_back() as held:
+    with get_backend().capture_sends() as held:
         thread = threading.Thread(target=send)
         thread.start()
         thread.join()

@@ -4,7 +4,9 @@ import pytest
 from django.conf import settings
 
 from testsupport.cloudtasks.djangae import NAMES, DjangaeProject
-from testsupport.predecessor import other_database
+from testsupport.v03_versions import other_database
+
+pytestmark = pytest.mark.slow
 
 ALIAS = "postgresql"
 ROWS = 1_000

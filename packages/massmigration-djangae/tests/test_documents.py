@@ -7,8 +7,9 @@ import pytest
 
 from testsupport.cloudtasks.djangae import DjangaeProject, interpreter
 from testsupport.firestore import Datastore, Firestore
-from testsupport.plugin import run_folder
-from testsupport.services import Unavailable
+from testsupport.services import Unavailable, run_folder
+
+pytestmark = pytest.mark.slow
 
 ROWS = 1_000
 MAPPER, SIMPLE = "shop:0001_slugs", "shop:0002_once"
@@ -21,11 +22,11 @@ PATIENCE = 600
 
 @pytest.fixture
 def projects():
-    """One on each database. Every delivery comes twice, at once."""
+    """A project on each database, to which every task is delivered twice at the same time."""
     try:
         servers = [Datastore(), Firestore()]
     except Unavailable as error:
-        pytest.skip(str(error))  # no registry that tests may count on has it
+        pytest.skip(str(error))  # no package registry has it
     interpreter()
     made = []
     try:
@@ -63,7 +64,7 @@ def kill_in_mid_work(project):
 
 @pytest.mark.timeout(1500)
 def test_a_kill_and_duplicates_lose_and_repeat_nothing(projects):
-    with ThreadPoolExecutor() as pool:  # side by side, for both stand still for a minute
+    with ThreadPoolExecutor() as pool:  # in parallel, because both wait for a minute
         found = list(pool.map(kill_in_mid_work, projects))
 
     for statuses, counts in found:
@@ -71,3 +72,32 @@ def test_a_kill_and_duplicates_lose_and_repeat_nothing(projects):
         assert (counts["items"], counts["calls"], counts["once"]) == (ROWS, [[1, ROWS]], 1)
         assert (sum(counts["shards"]), counts["verbs"]["applied"]) == (ROWS + 1, 2)
         assert len(counts["shards"]) > 4
+
+
+KILLS = 5
+
+
+def kill_again_and_again(project):
+    """Run a migration for each kind of keys; return when the kills were, by objects done, and what is counted after."""
+    rows, kills = 600, [0]
+    project.drive("prepare_keyed", rows, timeout=PATIENCE)
+    project.start()
+    project.drive("launch_keyed")
+    for _ in range(KILLS):
+        kills.append(project.drive("wait_keyed", kills[-1] + 1, timeout=STANDSTILL + PATIENCE))
+        project.server.kill()
+        project.server.start()
+    project.drive("wait_keyed", "inf", timeout=STANDSTILL + PATIENCE)
+    return rows, kills[1:], project.drive("keyed_counts")
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_five_kills_of_one_run_lose_and_repeat_nothing_whatever_the_keys(projects):
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(kill_again_and_again, projects))
+
+    for rows, kills, counts in found:
+        assert len([done for done in kills if 0 < done < 3 * rows]) == KILLS
+        assert counts["statuses"] == ["applied"] * 3
+        assert (counts["slugs"], counts["calls"]) == ([rows] * 3, [[1, 3 * rows]])

@@ -1,4 +1,4 @@
-"""Over real gRPC to the emulator, and real HTTP back to Django servers, on PostgreSQL.
+"""Jobs over real gRPC to the emulator, and over real HTTP back to Django servers, on PostgreSQL.
 
 Requests are authenticated in full: the emulator does not sign, so the sender puts a token into the task.
 """
@@ -21,7 +21,9 @@ from testsupport.cloudtasks.servers import QUEUE, DjangoServer, Emulator
 from testsupport.cloudtasks.signing import ACCOUNT
 from testsupport.processes import free_port
 from testsupport.testapp.models import Item
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
+
+pytestmark = pytest.mark.slow
 
 ALIAS = "postgresql"
 ROWS = 20_000
@@ -50,7 +52,7 @@ def emulator():
 
 @pytest.fixture(scope="class")
 def received_here(request, emulator, django_db_setup):
-    """A Django server in a thread of this process, or the contract could not lose and double what is delivered."""
+    """A Django server in a thread of this process, so that the contract can lose and repeat deliveries."""
     # The contract is about the default database.
     default = connections.databases["default"]
     sqlite = dict(default)
@@ -80,7 +82,7 @@ class TestContract(BackendContract):
 
     @pytest.fixture
     def short_lease(self, settings):
-        """Longer than any delivery takes, or healing sends jobs a second time."""
+        """A lease longer than any delivery takes; otherwise recovery would send jobs a second time."""
         settings.MASSMIGRATION_LEASE = dt.timedelta(seconds=2)
 
     def drain(self):
@@ -91,7 +93,7 @@ class TestContract(BackendContract):
 
 
 class Cluster:
-    """Servers that the emulator delivers to. This process launches."""
+    """Servers that the emulator delivers to. This process launches the migrations."""
 
     def __init__(self, emulator, **environ):
         self.port = free_port()
@@ -114,7 +116,7 @@ def cluster(emulator, django_db_setup):
 
 @pytest.fixture
 def launching(cluster, settings, db_alias):
-    """This process sends to the servers."""
+    """Settings with which this process sends jobs to the servers."""
     _send_to(cluster, settings)
     store.by_key[shrinking.KEY] = shrinking.Migration(*shrinking.KEY.split(":"))
     yield
@@ -127,7 +129,7 @@ def _send_to(cluster, settings):
         setattr(settings, name, value)
 
 
-def wait_until_applied(key, timeout=100):
+def wait_until_applied(key, timeout=400):
     assert api.wait(key, ALIAS, timeout=timeout, interval=0.05).status == "applied"
 
 
@@ -189,7 +191,7 @@ def test_crashes_kills_and_duplicates_lose_and_repeat_nothing(
         _send_to(cluster, settings)
         api.launch(BY_BATCH, db_alias, actor="code:test")
         for share in (3, 6):
-            wait_until(lambda: oracle.rows_counted(db_alias) >= ROWS * share / 10, timeout=60)  # noqa: B023
+            wait_until(lambda: oracle.rows_counted(db_alias) >= ROWS * share / 10, timeout=400)  # noqa: B023
             assert api.status(BY_BATCH, db_alias).status == "running"
             cluster.server.kill()
             cluster.server.start()

@@ -8,7 +8,7 @@ QUIET = pytest.mark.filterwarnings("ignore:The `[a-z]+_connection` function is d
 
 
 class InProcess(SimpleWorker):
-    """Leaves the signals of the tests' process alone."""
+    """A worker that does not change the signal handlers of the tests' process."""
 
     death_penalty_class = TimerDeathPenalty
 
@@ -32,5 +32,5 @@ def queue(redis_url):
 
 @pytest.fixture
 def work(queue):
-    """Runs a worker in this process until the queue is empty."""
+    """Run a worker in this process until the queue is empty."""
     return lambda: InProcess([queue], connection=queue.connection, serializer=queue.serializer).work(burst=True)

@@ -10,7 +10,7 @@ from rq.job import JobStatus
 from massmigration import api
 from massmigration.migrations import SimpleMigration
 from massmigration.models import Event, MigrationRecord
-from testsupport.adhoc import register
+from testsupport.inline_migrations import register
 
 KEY = "testapp:9000_adhoc"
 
@@ -31,7 +31,7 @@ def launched(settings, db_alias, queue, redis_url, monkeypatch):
 
 @pytest.fixture
 def act(db_alias):
-    """Chooses an action in the admin's list, and confirms it. Returns what the operator is told."""
+    """A function that chooses an action in the admin's list, confirms it, and returns the messages."""
     user = User.objects.create_user("ann", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__endswith="_migrationrecord"))
     client = Client()
@@ -55,7 +55,7 @@ def others(queue):
 
 
 def fail(queue):
-    """RQ gives the run's job up."""
+    """Move the run's job to RQ's registry of failed jobs, and return it."""
     (job,) = [job for job in queue.jobs if job not in others(queue)]
     queue.remove(job)
     queue.failed_job_registry.add(job)
@@ -71,20 +71,20 @@ def test_jobs_are_shown(act, queue):
 def test_jobs_of_others_are_not_shown(act, queue):
     fail(queue).delete()
 
-    assert act("show_jobs") == "There are no jobs of these runs."
+    assert act("show_jobs") == "RQ has no jobs of these migrations."
 
 
 def test_failed_jobs_are_requeued(act, queue, work, db_alias):
     fail(queue)
 
-    assert act("requeue") == "Requeued 1 failed jobs in RQ's queue 'tests'."
+    assert act("requeue") == "Requeued 1 failed job in RQ's queue 'tests'."
 
     work()
     assert MigrationRecord.objects.using(db_alias).get().status == "applied"
 
 
 def test_queued_jobs_are_deleted(act, queue):
-    assert act("delete_jobs") == "Deleted 1 jobs from RQ's queue 'tests'."
+    assert act("delete_jobs") == "Deleted 1 job from RQ's queue 'tests'."
 
     assert queue.jobs == others(queue)
 

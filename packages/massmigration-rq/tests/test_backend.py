@@ -22,7 +22,7 @@ from massmigration.migrations import SimpleMigration
 from massmigration.models import Event, MigrationRecord
 from massmigration_rq import RQBackend, jobs
 from massmigration_rq.backend import FEW, WEEK
-from testsupport.adhoc import register
+from testsupport.inline_migrations import register
 from testsupport.processes import free_port
 
 KEY = "testapp:9000_adhoc"
@@ -77,7 +77,7 @@ def test_options_set_the_time_limit_and_the_retries(queue, redis_url):
     ids=["unknown", "text", "zero", "negative"],
 )
 def test_options_that_are_wrong_are_refused(redis_url, options):
-    with pytest.raises(BadBackend, match=r"RQBackend was given .*; there are: queue, url, serializer, job_timeout"):
+    with pytest.raises(BadBackend, match=r"RQBackend got the options .* Its options are queue, url, serializer"):
         RQBackend(url=redis_url, **options)
 
 
@@ -117,9 +117,7 @@ def test_django_rqs_queues_are_used_with_their_serializer(settings, queue, redis
 def test_a_queue_that_is_not_there_is_refused(settings, queues, listed):
     settings.RQ_QUEUES = queues
 
-    with pytest.raises(
-        BadBackend, match=f"no queue 'low' in django-rq; RQ_QUEUES has: {'.high.' if queues else 'none'}"
-    ):
+    with pytest.raises(BadBackend, match=f"no queue 'low' in RQ_QUEUES, which has: {'.high.' if queues else 'none'}"):
         RQBackend(queue="low")
 
 
@@ -174,7 +172,7 @@ def test_what_is_no_job_is_logged_once_and_dropped(queue, work, caplog, text, wo
         work()
 
     (record,) = [each for each in caplog.records if each.name.startswith("massmigration")]
-    assert record.getMessage().startswith("Dropped what is no job.")
+    assert record.getMessage().startswith("Dropped a payload that is not a job.")
     assert words in record.getMessage()
     assert (queue.count, len(queue.failed_job_registry)) == (0, 0)
 
@@ -198,7 +196,7 @@ def test_a_worker_without_the_migrations_code_drops_no_work(db_alias, queue, wor
     before = status(db_alias)
     register(monkeypatch, Once)
 
-    while not api.heal(db_alias):
+    while not api.recover(db_alias):
         pass
     work()
 
@@ -217,13 +215,13 @@ def test_a_launch_without_redis_says_so_and_is_sent_later(db_alias, queue, work,
     assert Event.objects.using(db_alias).filter(key=KEY, verb="not sent").count() == 1
     assert "could not be sent (ConnectionError" in said
     settings.MASSMIGRATION_BACKEND_OPTIONS = {"url": redis_url, "queue": queue.name}
-    assert api.heal(db_alias) == 1
+    assert api.recover(db_alias) == 1
     work()
     assert status(db_alias) == "applied"
 
 
 def test_what_is_sent_is_held_back_for_one_thread(backend, queue):
-    with backend.hold_back() as held:
+    with backend.capture_sends() as held:
         job = queue.enqueue(print, "held")
         queue.enqueue_in(dt.timedelta(hours=1), print, "later")
         queue.enqueue_many([Queue.prepare_data(print, args=["many"])])
@@ -254,7 +252,7 @@ def test_health_counts_jobs_and_misses_workers(backend, queue, monkeypatch):
         "failed": 0,
         "scheduler": "runs",
     }
-    assert health.problem == "No worker listens to RQ's queue 'tests'. Start one."
+    assert health.problem == "No RQ worker listens to the queue 'tests'. Start one for this queue."
 
 
 def test_health_tells_of_a_redis_that_drops_keys(backend, queue):

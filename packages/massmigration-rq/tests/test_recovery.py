@@ -3,7 +3,7 @@ import pytest
 from massmigration import api
 from testsupport import oracle
 from testsupport.fleet import SLOW
-from testsupport.operators import held, pause_resume_and_cancel
+from testsupport.operators import leased_shards, pause_resume_and_cancel
 from testsupport.rq_fleet import (
     BATCH,
     KEY,
@@ -12,12 +12,16 @@ from testsupport.rq_fleet import (
     launch,
     put_clock_forward,
     queue_of,
+    recovering,
+    recovering_plain,
+    recovering_simple,
     simple,
 )
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
 
 pytestmark = [
-    pytest.mark.timeout(400),
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.parametrize("server_alias", ["postgresql"], indirect=True),
 ]
 ROWS = 8000
@@ -34,7 +38,11 @@ def begun(fleet, batches=2):
     wait_until(lambda: fleet.done() >= batches * BATCH, timeout=SLOW)
 
 
-def kill_all(fleet):
+def die_in_a_run(fleet, *, workers):
+    """Start workers and a run, and kill them all before it ends."""
+    fleet.start(workers, pause=PAUSE)
+    launch(fleet, ROWS)
+    begun(fleet)
     for worker in fleet.alive():
         worker.freeze()
     for worker in fleet.alive():
@@ -42,19 +50,17 @@ def kill_all(fleet):
     assert fleet.status() == "running"
 
 
-def recover(fleet):
-    """As an operator does, until there is something to send: shards of the dead are leased for a while."""
+def recover(fleet, waiting):
+    """Run recovery by hand until it sends a job: the leases of killed workers must expire first."""
     arguments = ["massmigrate", "--recover", "--database", fleet.db_alias]
     wait_until(lambda: " 0 stuck" not in fleet.run(*arguments).stdout, timeout=SLOW)
+    assert waiting.count
 
 
 @both
 def test_when_all_workers_are_killed_new_ones_go_on_with_what_waits(server_alias, redis_url, waiting, workers):
     with workers(server_alias, redis_url) as fleet:
-        fleet.start(2, pause=PAUSE)
-        launch(fleet, ROWS)
-        begun(fleet)
-        kill_all(fleet)
+        die_in_a_run(fleet, workers=2)
         assert waiting.count
 
         fleet.start(2)
@@ -67,14 +73,10 @@ def test_when_all_workers_are_killed_new_ones_go_on_with_what_waits(server_alias
 @both
 def test_what_died_with_the_last_job_is_sent_by_the_command(server_alias, redis_url, waiting, workers):
     with workers(server_alias, redis_url, SHARDS=1, JOB_DURATION=600) as fleet:
-        fleet.start(pause=PAUSE)
-        launch(fleet, ROWS)
-        begun(fleet)
-        kill_all(fleet)
-        waiting.empty()  # of what was sent twice because this machine was slow
+        die_in_a_run(fleet, workers=1)
+        waiting.empty()  # removes jobs that were sent twice because this machine was slow
 
-        recover(fleet)
-        assert waiting.count
+        recover(fleet, waiting)
         fleet.start()
         fleet.wait_until_applied()
 
@@ -87,13 +89,10 @@ def test_what_died_with_the_last_job_is_sent_by_the_command(server_alias, redis_
 def test_rq_delivers_by_itself_what_died_with_the_last_job(server_alias, redis_url, waiting, worker_class, silence):
     often = ["--maintenance-interval", "1", "--worker-ttl", "17"]
     with simple(server_alias, redis_url, *often, worker_class=worker_class, SHARDS=1, JOB_DURATION=600) as fleet:
-        fleet.start(pause=PAUSE)
-        launch(fleet, ROWS)
-        begun(fleet)
-        kill_all(fleet)
-        waiting.empty()  # of what was sent twice because this machine was slow
+        die_in_a_run(fleet, workers=1)
+        waiting.empty()  # removes jobs that were sent twice because this machine was slow
         fleet.start()
-        assert held(server_alias) == 1
+        assert leased_shards(server_alias) == 1
 
         put_clock_forward(waiting.connection, silence)
         seconds = fleet.wait_until_applied()
@@ -105,17 +104,26 @@ def test_rq_delivers_by_itself_what_died_with_the_last_job(server_alias, redis_u
 @both
 def test_what_a_flushed_redis_has_lost_is_recovered_by_the_command(server_alias, redis_url, waiting, workers):
     with workers(server_alias, redis_url) as fleet:
-        fleet.start(2, pause=PAUSE)
-        launch(fleet, ROWS)
-        begun(fleet)
-        kill_all(fleet)
+        die_in_a_run(fleet, workers=2)
         waiting.connection.flushall()
 
-        recover(fleet)
-        assert waiting.count
+        recover(fleet, waiting)
         fleet.start()
         fleet.wait_until_applied()
 
+    assert oracle.counts(server_alias) == [1]
+
+
+@pytest.mark.parametrize("workers", [recovering, recovering_plain, recovering_simple])
+def test_what_a_flushed_redis_has_lost_is_recovered_by_a_worker_that_starts(server_alias, redis_url, waiting, workers):
+    with workers(server_alias, redis_url) as fleet:
+        die_in_a_run(fleet, workers=2)
+        waiting.connection.flushall()
+
+        fleet.start()
+        seconds = fleet.wait_until_applied()
+
+    print(f"Applied {seconds:.1f} s after the new worker had started.")  # noqa: T201
     assert oracle.counts(server_alias) == [1]
 
 
@@ -127,8 +135,8 @@ def test_workers_live_through_a_flush(server_alias, redis_url, waiting, workers)
         begun(fleet)
         waiting.connection.flushall()
         fleet.hurry()
-        # What no lease was over for the first time is sent the next: no job may be left to do it.
-        wait_until(lambda: fleet.status() == "applied" or (api.heal(server_alias) and False), timeout=SLOW)
+        # A job whose lease has not expired yet is sent by a later call: no job in the queue may be left to send it.
+        wait_until(lambda: fleet.status() == "applied" or (api.recover(server_alias) and False), timeout=SLOW)
 
         assert len(fleet.alive()) == 2
     assert oracle.counts(server_alias) == [1]
@@ -155,11 +163,11 @@ def test_operators_see_and_requeue_what_real_workers_gave_up(server_alias, redis
         assert worker.kill_children() == 1
         wait_until(lambda: len(waiting.failed_job_registry) == 1, timeout=SLOW)
         failed = [f"failed: massmigration {KEY}, shard 0 of stage 0"]
-        # The finishing job, which waited for the shard's end, may look meanwhile.
+        # The job of the completion check, which waited for the shard, may be running meanwhile.
         wait_until(lambda: api.perform_backend_action("show_jobs", [KEY], server_alias) == failed, timeout=SLOW)
         said = api.perform_backend_action("requeue", [KEY], server_alias)
         fleet.hurry()
         fleet.wait_until_applied()
 
-    assert said == ["Requeued 1 failed jobs in RQ's queue 'low'."]
+    assert said == ["Requeued 1 failed job in RQ's queue 'low'."]
     assert oracle.counts(server_alias) == [1]

@@ -1,5 +1,4 @@
 import os
-import random
 import signal
 import time
 
@@ -9,20 +8,12 @@ from rq import worker
 from testsupport import oracle
 from testsupport.fleet import SLOW
 from testsupport.rq_fleet import KEY, PAUSE, forking, launch, queue_of, simple, spawning
-from testsupport.workers import wait_until
+from testsupport.worker_processes import wait_until
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROWS = 50_000
 INSIDE = 5
-
-
-@pytest.fixture
-def rng(record_property):
-    # pytest-randomly has seeded this, so that `-p randomly_seed=...` repeats it.
-    seed = random.getrandbits(32)
-    record_property("seed", seed)
-    return random.Random(seed)
 
 
 def assert_exactly_once(db_alias):
@@ -31,7 +22,7 @@ def assert_exactly_once(db_alias):
 
 
 def in_the_middle(fleet, rng):
-    """A worker that holds a shard, frozen at a random time."""
+    """Freeze a worker that owns a shard at a random time, and return it."""
     worker = rng.choice(wait_until(fleet.owners, timeout=SLOW))
     time.sleep(rng.uniform(0, 0.3))
     assert fleet.status() == "running"
@@ -58,7 +49,7 @@ def kill_horse(fleet, rng):
 
 
 def kill_rider(fleet, rng):
-    """End a worker, but not the process that it has forked for its job, which goes on."""
+    """Kill a worker, but not the process that it has forked for its job, which continues."""
     worker = in_the_middle(fleet, rng)
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()

@@ -1,1 +1,1 @@
-"""Items, and what was called for them."""
+"""Items, and the calls of operations for them."""

@@ -1,4 +1,4 @@
-"""Over UUID keys, among which new ones come anywhere; what is done leaves the queryset."""
+"""A migration over UUID keys, among which new ones come anywhere. Processed objects leave the queryset."""
 
 from django.db.models import F
 

@@ -1,4 +1,4 @@
-"""The operation saves each object, as it had to."""
+"""An operation that saves each object, as the predecessor requires."""
 
 from benchmarks.old.oldapp.models import Item
 from massmigration.migrations import MapperMigration

@@ -1,4 +1,4 @@
-"""Gives every product a slug."""
+"""A slug for every product."""
 
 from django.utils.text import slugify
 

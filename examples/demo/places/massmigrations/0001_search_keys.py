@@ -1,4 +1,4 @@
-"""Python work on every object; the engine writes what changed."""
+"""Python code for every object; the engine writes the changed fields."""
 
 from django.utils.text import slugify
 

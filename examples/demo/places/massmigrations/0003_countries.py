@@ -1,4 +1,4 @@
-"""Done once, in one transaction."""
+"""A migration that is done once, in one transaction."""
 
 from django.db.models import Count, Sum
 

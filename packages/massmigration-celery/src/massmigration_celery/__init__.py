@@ -1,4 +1,4 @@
-"""Carries the jobs of massmigration to Celery."""
+"""A backend that runs the jobs of massmigration on Celery workers."""
 
 from __future__ import annotations
 

@@ -1,37 +1,21 @@
-"""Runs tasks in their place, where the app's `task_always_eager` says so."""
+"""Tasks that run where they are sent from, because the app sets `task_always_eager`."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from typing import Any
 
 from celery import current_app
 
+from massmigration.backends.immediate import InOrder
 
-class _Queue(threading.local):
-    def __init__(self) -> None:
-        self.signatures: deque[Any] = deque()
-        self.is_draining = False
-
-
-_queue = _Queue()
+_tasks = InOrder()
 
 
 def is_eager() -> bool:
-    """Whether tasks run where they are sent from."""
+    """Return whether tasks run where they are sent from."""
     return bool(current_app.conf.task_always_eager)
 
 
 def run(signature: Any) -> None:
-    """Run a task, and what it sends after it. A loop, not a recursion: jobs may go on for ever."""
-    _queue.signatures.append(signature)
-    if _queue.is_draining:
-        return
-    _queue.is_draining = True
-    try:
-        while _queue.signatures:
-            _queue.signatures.popleft().apply_async()
-    finally:
-        _queue.signatures.clear()
-        _queue.is_draining = False
+    """Run a task, and after it the tasks that it sends."""
+    _tasks.run(signature.apply_async)

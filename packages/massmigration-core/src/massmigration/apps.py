@@ -1,4 +1,4 @@
-"""The Django app."""
+"""The app configuration."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from django.apps import AppConfig
 
 
 class MassMigrationConfig(AppConfig):
-    """Mass migrations: data migrations that run beside the site."""
+    """Mass migrations: data migrations that run in the background."""
 
     name = "massmigration"
     verbose_name = "Mass migrations"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from massmigration import checks, checks_of_requirements, fresh, gates  # models are not loaded before
-        from massmigration.backends import launching
-        from massmigration.operations import around_migrate
+        from massmigration import checks, fresh_database, gates  # these import models
+        from massmigration.backends import handler
+        from massmigration.operations import migrate_hooks
 
         checks.connect()
-        checks_of_requirements.connect()
-        launching.connect()
-        fresh.connect()
+        handler.connect()
+        fresh_database.connect()
         gates.connect()
-        around_migrate.connect()
+        migrate_hooks.connect()

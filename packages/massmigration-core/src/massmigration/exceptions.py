@@ -1,28 +1,34 @@
-"""Every exception this project raises on purpose."""
+"""The exceptions of this project. The docstring of a class is its default message."""
 
 from __future__ import annotations
+
+import datetime as dt
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import base
 
 
 class MassMigrationError(Exception):
-    """Something went wrong in a mass migration."""
+    """A mass migration failed."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.__doc__)
 
 
 class MigrationNotFound(MassMigrationError, LookupError, ValueError):
-    """There is no migration file with that app and name."""
+    """There is no migration with that app label and name."""
 
 
 class BadMigrationFile(MassMigrationError, ImproperlyConfigured):
-    """The migration file cannot be used as it is."""
+    """The migration file cannot be used."""
+
+
+class TransactionTooLarge(MassMigrationError):
+    """A transaction would write more documents or bytes than Datastore and Firestore allow."""
 
 
 class BadQuerySet(MassMigrationError, ValueError):
-    """The migration's queryset cannot be worked through in batches."""
+    """The migration's queryset cannot be processed in batches."""
 
 
 class BadBackend(MassMigrationError, ImproperlyConfigured):
@@ -30,7 +36,7 @@ class BadBackend(MassMigrationError, ImproperlyConfigured):
 
 
 class BadPayload(MassMigrationError, ValueError):
-    """A queue delivered something that is not a job of this version."""
+    """A queue delivered a payload that is not a job of this version."""
 
 
 class DatabaseNotAllowed(MassMigrationError):
@@ -38,78 +44,118 @@ class DatabaseNotAllowed(MassMigrationError):
 
 
 class DependencyNotApplied(MassMigrationError):
-    """A migration that this one depends on has not been applied."""
+    """A dependency of the migration is not applied."""
 
 
 class RequiredMigrationNotApplied(MassMigrationError):
-    """Code was called that requires a migration which has not been applied."""
+    """Code was called that requires a migration that is not applied."""
 
 
 class CannotEnsure(MassMigrationError):
-    """One object cannot be migrated by itself."""
+    """A single object cannot be migrated separately."""
 
 
 class GateClosed(RequiredMigrationNotApplied, base.CommandError):
-    """A schema migration requires a mass migration that has not been applied."""
+    """A schema migration requires a mass migration that is not applied."""
 
 
 class RecordsUnreadable(MassMigrationError, ImproperlyConfigured):
-    """The table of records is missing on that database, or out of date."""
+    """The tables of massmigration are missing on that database, or out of date."""
+
+
+class DatabaseReadOnly(MassMigrationError):
+    """The database is read-only: it is a replica, or its server is in a failover."""
+
+
+class DatabaseAccessDenied(MassMigrationError):
+    """The database user lacks a privilege that the action needs."""
+
+
+class StatementTimedOut(MassMigrationError):
+    """The database ended a statement of the action, because the statement exceeded a time limit."""
 
 
 class AlreadyLaunched(MassMigrationError):
-    """The migration has been launched before on that database."""
+    """The migration has already been launched on that database."""
 
 
 class InvalidTransition(MassMigrationError):
-    """The record cannot move to that status from its present one."""
+    """The current status of the migration does not allow the action."""
+
+
+class ActionRefused(MassMigrationError):
+    """The migration refuses the action. Raised by the migration's `check_action`."""
+
+
+class ActionFailed(MassMigrationError):
+    """The migration's own action failed."""
+
+
+class NotNow(MassMigrationError):
+    """The operation cannot run now. Raised by operations, to be called again after a delay."""
+
+    def __init__(self, message: str | None = None, *, delay: dt.timedelta | None = None) -> None:
+        super().__init__(message)
+        given: object = delay
+        if given is not None and not (isinstance(given, dt.timedelta) and given >= dt.timedelta(0)):
+            raise ValueError(f"NotNow(delay={given!r}): the delay must be a timedelta that is not negative, or None.")
+        self.delay = delay
+        """How long to wait, or None for a quarter of `MASSMIGRATION_LEASE`."""
 
 
 class BatchInFlight(MassMigrationError):
-    """A batch is still being finished; try again in a moment."""
+    """A batch has not finished yet. Try again in a moment."""
 
 
 class InsideTransaction(MassMigrationError, RuntimeError):
-    """The caller is in a transaction, of which this cannot be a part."""
+    """The function cannot be called inside a transaction."""
 
 
 class CannotResolve(MassMigrationError):
-    """Failed objects cannot be retried or marked as resolved as asked."""
+    """The failed objects cannot be retried or marked as resolved."""
 
 
 class CannotDryRun(MassMigrationError):
-    """The migration cannot be tried without effect, or the database is too busy for it."""
+    """A dry run of the migration is not possible, or the database is too busy for it."""
 
 
 class BackendActionFailed(MassMigrationError):
-    """The backend could not do what an operator asked it for."""
+    """The backend could not perform the action."""
 
 
 class LostShard(MassMigrationError):
-    """Another worker owns the shard now."""
+    """Another worker now owns the shard."""
+
+
+class NoProgress(MassMigrationError):
+    """The cursor of a shard did not advance in several attempts."""
 
 
 class IdleLimitExceeded(MassMigrationError):
-    """The operation left its connection idle for so long that the server ended the batch's transaction."""
+    """The server ended the batch's transaction, because the operation left the connection idle for too long."""
 
 
 class DataOperationFailed(MassMigrationError, base.CommandError):
-    """An operation on data in one of Django's migrations could not be brought to its end."""
+    """A data operation in a schema migration could not be completed."""
 
 
 class DDLInBatch(MassMigrationError):
-    """The operation changed the schema inside a batch, which would commit half of it."""
+    """The operation changed the schema inside a batch, which would commit part of the batch."""
 
 
 class ExitRaised(MassMigrationError):
-    """A migration's code raised `SystemExit` or `KeyboardInterrupt`, which would have ended its worker."""
+    """The code of a migration raised `SystemExit` or a similar exception, which would have stopped the worker."""
+
+
+class RowNotWritten(MassMigrationError):
+    """A row that exists or was locked is not found by the statement that writes it."""
 
 
 class KeyChanged(MassMigrationError):
     """The operation changed the primary key of its object."""
 
 
-# The names that django-mass-migration had.
+# Names of django-mass-migration.
 
 MigrationError = MassMigrationError
 MigrationAlreadyStarted = AlreadyLaunched

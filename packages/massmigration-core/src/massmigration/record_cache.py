@@ -1,46 +1,52 @@
-"""Remembers which migrations are applied, so that code which asks all the time costs no queries."""
+"""A cache of which migrations are applied, so that decorated code makes no queries."""
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from time import monotonic
 
 from django.db import OperationalError, ProgrammingError, connections
 from django.db.models.signals import post_migrate
 from django.dispatch import receiver
 
-from massmigration.conf import settings
+from massmigration.conf import is_running_tests, settings
 from massmigration.exceptions import RecordsUnreadable
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
-from massmigration.under_test import in_tests
 
 applied: dict[tuple[str, str], float] = {}
-"""When a migration was last seen to be applied, by its key and database. Nothing but "applied" is remembered.
+"""When a migration was last seen to be applied, by its key and database. No other status is cached.
 
-Reading and writing one entry are atomic, so that threads need no lock.
+Reading and writing an entry are atomic, so that threads need no lock.
 """
 
 
 def is_known(key: str, db_alias: str) -> bool:
-    """Whether a migration is remembered as applied; costs no query."""
+    """Return whether the cache shows that a migration is applied. This makes no query."""
     seen_at = applied.get((key, db_alias))
     return seen_at is not None and monotonic() - seen_at < cache_timeout()
 
 
 def is_applied(key: str, db_alias: str) -> bool:
-    """Whether a migration is applied, from memory if possible. Raise `RecordsUnreadable` without its table."""
+    """Return whether a migration is applied, from the cache if possible.
+
+    Raise `RecordsUnreadable` if the table of records does not exist.
+    """
     return is_known(key, db_alias) or read_status(key, db_alias) == Status.APPLIED
 
 
 def read_status(key: str, db_alias: str) -> Status | None:
-    """The status in the database; None without a record. Raise `RecordsUnreadable` without its table."""
-    asked_at = monotonic()  # before the query: a record forgotten while it runs is not remembered for any longer
+    """Return the status in the database, or None without a record, and cache it if it is "applied".
+
+    Raise `RecordsUnreadable` if the table of records does not exist.
+    """
+    asked_at = monotonic()  # before the query, so that a record deleted during the query is not cached for longer
     records = MigrationRecord.objects.using(db_alias).filter(key=key)
     try:
         found = records.values_list("status", flat=True).first()
     except (ProgrammingError, OperationalError) as error:
-        # Every database names the table that it misses; asking for its tables fails in a broken transaction.
+        # Every database names the missing table. A query for its tables would fail in a broken transaction.
         if MigrationRecord._meta.db_table not in str(error):
             raise
         raise RecordsUnreadable(
@@ -53,24 +59,24 @@ def read_status(key: str, db_alias: str) -> Status | None:
 
 
 def forget(key: str, db_alias: str) -> None:
-    """Ask the database again. Other processes do so after `MASSMIGRATION_RECORD_CACHE_TIMEOUT`."""
+    """Remove a migration from this process's cache. Others expire after `MASSMIGRATION_RECORD_CACHE_TIMEOUT`."""
     applied.pop((key, db_alias), None)
 
 
 def clear() -> None:
-    """Ask the database about everything again."""
+    """Empty this process's cache."""
     applied.clear()
 
 
 @receiver(post_migrate)
 def clear_after_migrate(**kwargs: object) -> None:
-    """`flush` sends this signal too, and with it the tests that empty the database."""
+    """Empty the cache after `migrate` and `flush`, which tests use to empty the database."""
     clear()
 
 
 def _may_be_rolled_back(db_alias: str) -> bool:
-    """In the transaction of a TestCase, what is seen is not there for the next test."""
-    return connections[db_alias].in_atomic_block and in_tests()
+    """Return whether this is the transaction of a TestCase, which the next test does not see."""
+    return connections[db_alias].in_atomic_block and is_running_tests()
 
 
 # The names that django-mass-migration had.
@@ -79,16 +85,18 @@ DEFAULT_CACHE_TIMEOUT = 60
 
 
 def cache_timeout() -> float:
-    """`MASSMIGRATION_RECORD_CACHE_TIMEOUT` in seconds."""
+    """Return `MASSMIGRATION_RECORD_CACHE_TIMEOUT` in seconds. None, as in Django's cache, means no limit."""
     timeout = settings.RECORD_CACHE_TIMEOUT
+    if timeout is None:
+        return math.inf
     return timeout.total_seconds() if isinstance(timeout, dt.timedelta) else float(timeout)
 
 
 def get_record(key: str, db_alias: str) -> MigrationRecord | None:
-    """The record as it is now; None without one."""
+    """Return the record from the database, or None."""
     return MigrationRecord.objects.using(db_alias).filter(key=key).first()
 
 
 def get_cache_key(migration_key: str, db_alias: str) -> str:
-    """A text that stands for a record."""
+    """Return a string that identifies a record."""
     return f"massmigration_record:{migration_key}:{db_alias}"

@@ -6,20 +6,23 @@ from django.db.models import TextChoices
 
 
 class Status(TextChoices):
-    """Where a migration stands on one database. No record means that it was never launched."""
+    """The status of a migration on one database. No record means that it was never launched."""
 
     QUEUED = "queued"  # launched; the present stage has not been planned
     RUNNING = "running"  # planned at least once; workers may work at shards
-    PAUSED = "paused"  # an operator stopped it; resume goes on from the cursors
-    FAILED = "failed"  # an operation raised; retry goes on from the cursors
-    CANCELLED = "cancelled"  # an operator gave it up; retry goes on from the cursors
+    WAITING = "waiting"  # the current stage waits for an operator; proceed ends it
+    PAUSED = "paused"  # stopped by an operator; resume continues from the cursors
+    FAILED = "failed"  # an operation raised; retry continues from the cursors
+    CANCELLED = "cancelled"  # ended by an operator; retry continues from the cursors
     APPLIED = "applied"  # every object was processed
 
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     # Queued to applied does not exist: even an empty queryset is planned first.
-    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
-    Status.RUNNING: frozenset({Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.APPLIED}),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.WAITING, Status.PAUSED, Status.CANCELLED, Status.FAILED}),
+    Status.RUNNING: frozenset({Status.WAITING, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.APPLIED}),
+    # Not to paused: no worker works on it, and only an operator ends the wait. To applied by a fake.
+    Status.WAITING: frozenset({Status.RUNNING, Status.CANCELLED, Status.APPLIED}),
     # Paused to running: the stage was planned before the pause; otherwise back to queued. To applied by a fake.
     Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLED, Status.APPLIED}),
     # Out of failed and cancelled only by a new attempt: a retry, a restart, or a fake, which alone makes them applied.
@@ -29,12 +32,17 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 }
 
 ACTIVE = frozenset({Status.QUEUED, Status.RUNNING})
-"""A worker may be at it now."""
+"""A worker may be processing it now."""
 
 FINAL = frozenset({Status.APPLIED, Status.FAILED, Status.CANCELLED})
 """The attempt is over."""
 
 
+def command_for(status: Status | None) -> str:
+    """Return the name of the command that continues a migration with this status."""
+    return "massmigration proceed" if status is Status.WAITING else "massmigrate"
+
+
 def sources_of(target: Status) -> frozenset[Status]:
-    """The statuses from which a record may move to `target`."""
+    """Return the statuses from which a record may move to `target`."""
     return frozenset(source for source, targets in TRANSITIONS.items() if target in targets)

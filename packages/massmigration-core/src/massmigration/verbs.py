@@ -1,9 +1,12 @@
-"""The verbs that operators give to one migration, for every edge that offers them."""
+"""The operator actions on one migration, as a table: their functions, their words and the statuses that allow them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
 
 from massmigration import api
 from massmigration.recorder import attempts
@@ -12,117 +15,174 @@ from massmigration.states import Status, sources_of
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """One of them. What it refuses, its function in `api` refuses."""
+    """An operator action. Its function in `api` decides whether to refuse it; the rest is for commands and pages."""
 
     name: str
     call: Callable[..., None]
-    """Takes the key and the database alias, and `actor=`."""
+    """The function in `api`. Takes the key, the database alias and `actor=`."""
 
-    done: str
-    """What has been done to the migration afterwards, as in "shop:0001_slugs paused"."""
-
-    description: str
     permission: str
-    """`run`, `control` or `forget`: the beginning of the permission of `MigrationRecord` that it needs."""
+    """`run`, `control` or `forget`: the prefix of the required permission on `MigrationRecord`."""
 
     sources: frozenset[Status | None]
-    """The statuses in which it has a meaning; None: there is no record."""
+    """The statuses that allow the action; None means that there is no record."""
 
     needs_file: bool = True
-    """Is there nothing to do without the migration's file?"""
+    """Whether the migration's file must be usable."""
 
     needs_jobs: bool = False
-    """Has it a meaning only where jobs run the migration, rather than its own `launch()`?"""
+    """Whether the action is only for migrations that the engine runs, not for unmanaged ones."""
 
-    is_grave: bool = False
-    """Does it ask first, because what it does cannot be taken back?"""
+    is_irreversible: bool = False
+    """Whether to ask for confirmation, because the action cannot be undone."""
 
-    sends: bool = False
-    """Does the work go on afterwards?"""
+    continues_work: bool = False
+    """Whether the migration runs afterwards."""
 
-    def suits(self, status: Status | None, *, has_file: bool = True, is_managed: bool = True) -> bool:
-        """Whether it can be given to a migration that stands like this. Only its function knows for certain."""
+    participle: str
+    """The word for a migration afterwards, as in "shop:0001_slugs paused". Commands are not translated."""
+
+    description: str
+    """The help text of the command."""
+
+    label: Any
+    """The text of a button, translated."""
+
+    question: Any
+    """What the action does, translated, for the user who confirms it."""
+
+    success_message: Any
+    """The message afterwards, translated, with `%(key)s` and `%(db)s`."""
+
+    def is_available(self, status: Status | None, *, has_file: bool = True, is_managed: bool = True) -> bool:
+        """Return whether to offer the action for a migration with this status. `call` may still refuse it."""
         return status in self.sources and (has_file or not self.needs_file) and (is_managed or not self.needs_jobs)
 
 
-_ALL = (
+_TABLE = (
     Verb(
         name="launch",
         call=api.launch,
-        done="launched",
-        description="start one that was never launched",
         permission="run",
         sources=frozenset({None}),
-        sends=True,
+        continues_work=True,
+        participle="launched",
+        description="start a migration that was never launched",
+        label=_("Launch"),
+        question=_("Starts the migration in the background."),
+        success_message=_("%(key)s was launched on %(db)s."),
     ),
     Verb(
         name="pause",
         call=api.pause,
-        done="paused",
-        description="stop at the end of the batch; resume goes on from there",
         permission="control",
         sources=frozenset(sources_of(Status.PAUSED)),
         needs_file=False,
         needs_jobs=True,
+        participle="paused",
+        description="stop after the current batch; resume continues from there",
+        label=_("Pause"),
+        question=_("Stops after the current batch. Resume continues from there."),
+        success_message=_("%(key)s is paused on %(db)s. Batches that have started will still finish."),
     ),
     Verb(
         name="resume",
         call=api.resume,
-        done="resumed",
-        description="go on after a pause",
         permission="control",
         sources=frozenset({Status.PAUSED}),
         needs_jobs=True,
-        sends=True,
+        continues_work=True,
+        participle="resumed",
+        description="continue a paused migration",
+        label=_("Resume"),
+        question=_("Continues the migration from where it was paused."),
+        success_message=_("%(key)s was resumed on %(db)s."),
+    ),
+    Verb(
+        name="proceed",
+        call=api.proceed,
+        permission="run",
+        sources=frozenset({Status.WAITING}),
+        needs_jobs=True,
+        is_irreversible=True,
+        continues_work=True,
+        participle="proceeds",
+        description="confirm the question of a waiting migration, which then continues",
+        label=_("Proceed"),
+        question=_("Confirms the question. The migration then continues with its next stage."),
+        success_message=_("%(key)s proceeds on %(db)s."),
     ),
     Verb(
         name="cancel",
         call=api.cancel,
-        done="cancelled",
-        description="give up, at the end of the batch; retry goes on from there",
         permission="control",
         sources=frozenset(sources_of(Status.CANCELLED)),
         needs_file=False,
+        participle="cancelled",
+        description="end the attempt after the current batch; retry continues from there",
+        label=_("Cancel"),
+        question=_("Ends the attempt after the current batch. Completed work is kept; Retry continues from there."),
+        success_message=_("%(key)s was cancelled on %(db)s."),
     ),
     Verb(
         name="retry",
         call=api.retry,
-        done="retried",
-        description="go on where one that failed or was cancelled stopped, failed objects included",
         permission="run",
         sources=frozenset(attempts.RETRIED),
-        sends=True,
+        continues_work=True,
+        participle="retried",
+        description="continue a failed or cancelled migration from where it stopped, including its failed objects",
+        label=_("Retry"),
+        question=_(
+            "Continues the migration from where it stopped, and processes its failed objects again. "
+            "Completed work is not repeated."
+        ),
+        success_message=_("%(key)s continues from where it stopped on %(db)s."),
     ),
     Verb(
         name="restart",
         call=api.restart,
-        done="restarted",
-        description="begin one that failed or was cancelled again, from its first row",
         permission="run",
         sources=frozenset(attempts.RETRIED),
-        is_grave=True,
-        sends=True,
+        is_irreversible=True,
+        continues_work=True,
+        participle="restarted",
+        description="process a failed or cancelled migration again from the first row",
+        label=_("Restart"),
+        question=_("Starts again from the first row. Rows that are already done are processed a second time."),
+        success_message=_("%(key)s was restarted from the first row on %(db)s."),
     ),
     Verb(
         name="fake",
         call=api.fake,
-        done="marked as applied",
-        description="mark as applied without running",
         permission="run",
         sources=frozenset(attempts.FAKED | {None}),
-        is_grave=True,
+        is_irreversible=True,
+        participle="marked as applied",
+        description="mark a migration as applied without running it",
+        label=_("Mark as applied"),
+        question=_(
+            "Marks the migration as applied without running it. Code and migrations that require it will rely on that."
+        ),
+        success_message=_("%(key)s was marked as applied on %(db)s."),
     ),
     Verb(
         name="forget",
         call=api.forget,
-        done="forgotten",
-        description="delete the record, as if it had never been launched; its events stay",
         permission="forget",
         sources=frozenset(attempts.FORGOTTEN),
         needs_file=False,
-        is_grave=True,
+        is_irreversible=True,
+        participle="forgotten",
+        description="delete the record, as if the migration had never been launched; its events are kept",
+        label=_("Forget"),
+        question=_(
+            "Deletes the record with its shards and failed objects, as if the migration had never been launched. "
+            "Its history is kept, and your data is not changed."
+        ),
+        success_message=_("%(key)s was forgotten on %(db)s."),
     ),
 )
 
-VERBS: dict[str, Verb] = {verb.name: verb for verb in _ALL}
-"""By name, in the order in which a migration may meet them."""
+VERBS: dict[str, Verb] = {verb.name: verb for verb in _TABLE}
+"""The operator actions by name, in the order in which pages and commands list them."""

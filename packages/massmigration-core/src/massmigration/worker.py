@@ -1,41 +1,33 @@
-"""What an adapter's workers call."""
+"""The functions that an adapter's workers call."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
+from collections.abc import Iterator
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
-from django.utils.module_loading import import_string
 
-from massmigration.backends import handler, healing
+from massmigration import text
+from massmigration.backends import handler, worker
 from massmigration.backends.base import BaseBackend
+from massmigration.backends.worker import perform
 from massmigration.exceptions import BadPayload
 from massmigration.jobs import Job
+from massmigration.loader import store
+
+__all__ = ["backend_of", "backends", "perform", "recover", "recover_if_due"]
 
 logger = logging.getLogger(__name__)
 
 WORKER = "(worker)"
-"""Where healing notes when `recover` has last run; no database has such an alias."""
-
-
-def perform(payload: str, *, carrier: str = "") -> None:
-    """Work at a payload that some backend's `send()` was given.
-
-    `carrier` is the dotted path of the backend whose queue has delivered it. The job of a migration that this worker
-    does not know yet goes back by it, or by the settings' backend where that is one of its class.
-    Raise `BadPayload` for anything else. An exception is the infrastructure's: the queue may deliver again.
-    """
-    job = Job.loads(payload)
-    close_old_connections()
-    try:
-        handler.backend_of_job(job.key, _unless_of_the_settings(carrier)).perform(payload)
-    finally:
-        close_old_connections()
+"""The name under which recovery notes the last call of `recover`. No database has such an alias."""
 
 
 def backend_of(payload: str) -> BaseBackend:
-    """The backend that performs a payload; for what is no job, that of the settings. Raise `BadBackend`."""
+    """Return the backend of a payload's migration, or the backend of the settings if the payload is not a job.
+
+    Raise `BadBackend` if there is none.
+    """
     try:
         key = Job.loads(payload).key
     except BadPayload:
@@ -43,30 +35,51 @@ def backend_of(payload: str) -> BaseBackend:
     return handler.backend_of_job(key, "")
 
 
-def recover(*, at_most_once_a_lease: bool = False) -> int:
-    """Send what is stuck on any database again, and return how many jobs that were. For workers that start, and beat.
+def backends() -> Iterator[BaseBackend]:
+    """Yield every backend that `backend_of` may return: that of the settings, and the backends of migrations.
 
-    A worker that can do something beside its jobs calls it every few seconds, `at_most_once_a_lease`.
-    A database that cannot be read, or has no tables for mass migrations, is logged and passed over.
+    Raise `BadBackend` if the backend of the settings cannot be made. Skip others that cannot.
     """
-    if at_most_once_a_lease and not healing.is_time(WORKER):
+    yield handler.get_backend()
+    for migration in store.by_key.values():
+        try:
+            own = handler.backend_of(migration)
+        except Exception:  # backend_params may be the project's code; a system check reports the error
+            continue
+        yield own
+
+
+def recover(*, at_most_once_a_lease: bool = False) -> int:
+    """Send what is stuck on any database again. Return the number of jobs. Call it when a worker starts, or on a timer.
+
+    With `at_most_once_a_lease`, do nothing if this process has run recovery within the last lease.
+    Databases that cannot be read, or have no tables for mass migrations, are logged and skipped.
+    """
+    if at_most_once_a_lease and not worker.is_due(WORKER):
         return 0
     close_old_connections()
     sent = 0
     try:
         for db_alias in connections:
             try:
-                sent += healing.heal(db_alias)
+                sent += worker.recover(db_alias)
             except (DatabaseError, InterfaceError) as error:
-                logger.warning("Nothing was sent again for database %s: %s", db_alias, error)
+                logger.warning("Recovery skipped database %s: %s", db_alias, text.line(error))
     finally:
         close_old_connections()
     return sent
 
 
-def _unless_of_the_settings(carrier: str) -> str:
-    """Empty where the settings' backend is one of the carrier's class: it is the project's own."""
-    with contextlib.suppress(Exception):  # what cannot be made is none of it; a known migration does not need it
-        if carrier and isinstance(handler.get_backend(), import_string(carrier)):
-            return ""
-    return carrier
+def recover_if_due() -> None:
+    """Run `recover` at most once a lease, log its errors, and close all connections of this thread.
+
+    For a worker that is idle, or a thread beside its jobs: call it every few seconds. Connections are closed because
+    a process that is forked later would inherit them.
+    """
+    try:
+        try:
+            recover(at_most_once_a_lease=True)
+        finally:
+            connections.close_all()
+    except Exception:
+        logger.exception("Recovery failed. It will run again later.")

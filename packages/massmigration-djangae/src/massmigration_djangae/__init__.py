@@ -1,4 +1,4 @@
-"""Carries the jobs of massmigration to Google Cloud Tasks."""
+"""Backends that run the jobs of massmigration through Google Cloud Tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delivers to App Engine, for projects of djangae's: its settings, and what django-mass-migration passed on to it."""
+"""The backend for App Engine, with the settings of djangae and the parameters of django-mass-migration."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from massmigration_djangae.backend import CloudTasksBackend
 from massmigration_djangae.options import Options, read
 
 DEFAULT_VERSION = "default"
-"""djangae's word for whichever version serves when the job is delivered."""
+"""In djangae, the version that serves when the job is delivered."""
 
 EMULATOR = "127.0.0.1:9022"
-"""Where djangae looks for one."""
+"""The address at which djangae expects an emulator."""
 
 
 class DjangaeBackend(CloudTasksBackend):
-    """Delivers to a service of App Engine's.
+    """A backend that delivers to a service of App Engine.
 
-    Reads `CLOUD_TASKS_PROJECT_ID` and `CLOUD_TASKS_LOCATION`, and django-mass-migration's `backend_params`.
-    Off App Engine it talks to an emulator, as djangae does.
+    It reads `CLOUD_TASKS_PROJECT_ID`, `CLOUD_TASKS_LOCATION` and the `backend_params` of django-mass-migration. Outside
+    App Engine it uses an emulator, as djangae does.
     """
 
+    setting_prefixes = ("CLOUD_TASKS_",)
+
     longest_deadline = dt.timedelta(hours=24, seconds=15)
-    """Of services with basic or manual scaling; those that scale automatically end requests after ten minutes."""
+    """The limit of services with basic or manual scaling. Automatic scaling ends requests after ten minutes."""
 
     verifier = staticmethod(auth.by_app_engine)
 
@@ -55,7 +57,7 @@ class DjangaeBackend(CloudTasksBackend):
         return self.given.deadline or dt.timedelta(minutes=10)
 
     def first_delay(self) -> dt.timedelta | None:
-        """What `_countdown` or `_eta` say."""
+        """Return the delay of `_countdown` or `_eta`."""
         return self.old.delay()
 
     def split(self, queryset: QuerySet[Any], keyset: Any, count: int) -> Any:
@@ -68,7 +70,7 @@ class DjangaeBackend(CloudTasksBackend):
     def problems_of_target(self) -> Iterable[CheckMessage]:
         if not self.given.verifier and settings.DEBUG and not auth.is_on_app_engine():
             yield Warning(
-                "This is not App Engine, where alone its headers can be believed: every delivery is refused.",
+                "App Engine's headers can only be trusted on App Engine, so every delivery is refused here.",
                 hint=f"For an emulator, set {checks.OPTIONS} = {{'verifier': '{auth.DEVELOPMENT}'}} in the settings of "
                 "development.",
                 id="massmigration_djangae.W005",
@@ -77,12 +79,12 @@ class DjangaeBackend(CloudTasksBackend):
             path = self._path()
         except NoReverseMatch:
             yield Error(
-                "massmigration_djangae's page is not in the URLconf: App Engine has nowhere to deliver to.",
+                "The URLconf has no massmigration_djangae page, so App Engine cannot deliver jobs.",
                 hint=checks.INCLUDE,
                 id="massmigration_djangae.E005",
             )
             return
-        yield from checks.of_redirects(path)
+        yield from checks.redirects(path)
 
     def task_of(self, payload: str) -> dict[str, Any]:
         routing = {"service": self.given.service, "version": self.given.version, "instance": self.given.instance}

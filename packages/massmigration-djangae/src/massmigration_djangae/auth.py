@@ -1,4 +1,4 @@
-"""Authenticates the requests that bring jobs. Whatever is not proven is refused."""
+"""Authentication of the requests that deliver jobs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from massmigration_djangae.options import Options
 logger = logging.getLogger(__name__)
 
 Verifier = Callable[[HttpRequest, Options], None]
-"""Raises `NotAuthentic` unless the request comes from the queue; any other exception has it delivered again."""
+"""Raises `NotAuthentic` if the request does not come from the queue. After another exception, it is delivered again."""
 
 CLOCK_SKEW = 10
-"""Seconds by which our clock and Google's may differ."""
+"""Seconds by which this machine's clock and Google's may differ."""
 
 CERTIFICATES_AGE = 3600.0
-"""Seconds that Google's certificates are kept. New ones are published days before they sign."""
+"""Seconds that Google's certificates are cached. Google publishes new ones days before it uses them."""
 
 
 class CachedCertificates(google.auth.transport.Request):
-    """Fetches Google's certificates, once an hour."""
+    """A transport that fetches Google's certificates at most once an hour."""
 
     def __init__(self, fetch: Any = None) -> None:
         self._fetch = fetch
@@ -54,9 +54,9 @@ certificates = CachedCertificates()
 
 
 def signed(request: HttpRequest, options: Options, certificates: Any = certificates) -> None:
-    """Google has signed the request, for this audience and this service account. The verifier of HTTP targets."""
+    """Check that Google signed the request for this audience and service account. The verifier of HTTP targets."""
     if not options.audience or not options.service_account:
-        raise NotAuthentic("The backend's options audience (or url) and service_account are not set: nobody gets in.")
+        raise NotAuthentic("The options audience (or url) and service_account are not set: all requests are refused.")
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise NotAuthentic("The request has no token.")
@@ -64,32 +64,32 @@ def signed(request: HttpRequest, options: Options, certificates: Any = certifica
     try:
         claims = verify(token, certificates, options.audience, clock_skew_in_seconds=CLOCK_SKEW)
     except auth_exceptions.TransportError:
-        raise  # Google's certificates could not be fetched: nothing is known of the token
-    except Exception as error:  # a token can be broken in ways that the library did not think of
-        raise NotAuthentic(f"The token is not accepted: {type(error).__name__}: {error}") from error
+        raise  # Google's certificates could not be fetched, so the token could not be checked
+    except Exception as error:  # a malformed token may raise anything
+        raise NotAuthentic(f"The token is not valid: {type(error).__name__}: {error}") from error
     if claims.get("email_verified") is not True:
         raise NotAuthentic("The token's e-mail address is not verified.")
     if claims.get("email") != options.service_account:
-        raise NotAuthentic(f"The token is of {claims.get('email')!r}; only {options.service_account!r} gets in.")
+        raise NotAuthentic(f"The token belongs to {claims.get('email')!r}; {options.service_account!r} is required.")
 
 
 def by_app_engine(request: HttpRequest, options: Options) -> None:
-    """App Engine's own header, which its front end takes from everybody else. The verifier of App Engine targets."""
+    """Check for a header that App Engine removes from other requests. The verifier of App Engine targets."""
     if not is_on_app_engine():
-        raise NotAuthentic("This is not App Engine, where alone its headers can be believed.")
+        raise NotAuthentic("App Engine's headers can only be trusted on App Engine, and this is not App Engine.")
     if not request.headers.get("X-AppEngine-TaskName"):
-        raise NotAuthentic("The request has no header of App Engine's queues.")
+        raise NotAuthentic("The request does not have the header of App Engine's queues.")
 
 
 def development(request: HttpRequest, options: Options) -> None:
-    """Everybody, while `DEBUG` is true. For emulators, which do not sign."""
+    """Accept every request while `DEBUG` is true. For emulators, which do not sign."""
     if not settings.DEBUG:
-        raise NotAuthentic("The development verifier lets nobody in when DEBUG is false.")
+        raise NotAuthentic("The development verifier refuses every request when DEBUG is false.")
 
 
 DEVELOPMENT = f"{development.__module__}.{development.__qualname__}"
 
 
 def is_on_app_engine() -> bool:
-    """Whether this process runs in App Engine's standard environment, whose front end strips forged headers."""
+    """Return whether this process runs in App Engine's standard environment, where no forged header arrives."""
     return os.environ.get("GAE_ENV") == "standard"

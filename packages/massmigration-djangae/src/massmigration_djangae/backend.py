@@ -1,4 +1,4 @@
-"""Sends jobs to Cloud Tasks, which brings them back as requests."""
+"""The Cloud Tasks backend: jobs come back to Django as HTTP requests."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from massmigration.backends.base import BackendHealth, BaseBackend
 from massmigration.exceptions import BadPayload
 from massmigration.jobs import Job, JobKind
-from massmigration_djangae import auth, checks, client, deliveries, holding, queues
+from massmigration_djangae import auth, capture, checks, client, queues, task_names
 from massmigration_djangae.actions import admin_actions
+from massmigration_djangae.errors import translated
 from massmigration_djangae.exceptions import QueueRefused
-from massmigration_djangae.options import Options, read
-from massmigration_djangae.problems import explained
+from massmigration_djangae.options import NAMES, Options, read
 
 DEFAULT_DEADLINE = dt.timedelta(minutes=10)
-"""The service's own."""
+"""The service's default."""
 
 
 class CloudTasksBackend(BaseBackend):
-    """Delivers to a URL, signed by Google. Its options are those of `massmigration_djangae.options.Options`."""
+    """A backend that delivers signed requests to a URL. Its options are in `massmigration_djangae.options.Options`."""
 
     supports_delay = True
 
     shortest_deadline = dt.timedelta(seconds=15)
     longest_deadline = dt.timedelta(minutes=30)
-    """What the service accepts."""
+    """The deadlines that the service accepts."""
 
     verifier: auth.Verifier = staticmethod(auth.signed)
 
     more_options: frozenset[str] = frozenset()
-    """Options of this kind of target alone."""
+    """Names of options that only this class has."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.given = self.read_options(options)
-        self.admin_actions = admin_actions(self)
+        self.admin_actions = admin_actions(self.given, self.send)
 
     def read_options(self, options: Mapping[str, Any]) -> Options:
-        """What was given, and the defaults of this kind of target."""
+        """Return the given options, with the defaults of this class."""
         return read(options)
 
     def required(self) -> Iterable[str]:
-        """The options without which nothing can be sent."""
-        own_proof = () if self.given.verifier else ("service_account",)
-        return ("project", "location", "queue", "url", *own_proof)
+        """Return the names of the options that must be set."""
+        account = () if self.given.verifier else ("service_account",)
+        return ("project", "location", "queue", "url", *account)
 
     def send(self, payload: str, delay: dt.timedelta | None) -> None:
-        with explained(self.given, "send"):
-            checks.refuse_incomplete(self)
-            if _begins(payload):
+        with translated(self.given, "send"):
+            checks.refuse_incomplete(type(self).__qualname__, self.given, self.required())
+            if _is_new(payload):
                 self._refuse_if_idle()
             self._create(payload, delay)
 
     def send_all(self, payloads: Sequence[str], finish: str) -> None:
-        with explained(self.given, "send the jobs of the shards"):
+        with translated(self.given, "send the jobs of the shards"):
             for payload in payloads:
                 self._create(payload, None)
 
@@ -71,25 +71,30 @@ class CloudTasksBackend(BaseBackend):
         return self.given.deadline or self.longest_deadline
 
     def check(self) -> Iterable[CheckMessage]:
-        return checks.check(self)
+        name = type(self).__qualname__
+        yield from checks.missing(name, self.given, self.required())
+        yield from checks.development_verifier(self.given)
+        yield from checks.deadline(self.given, self.shortest_deadline, self.longest_deadline)
+        yield from checks.unknown(name, self.options, NAMES | self.more_options)
+        yield from self.problems_of_target()
 
     def health(self) -> BackendHealth:
         return queues.health(self.given)
 
-    def hold_back(self) -> contextlib.AbstractContextManager[list[str]]:
-        return holding.holder.hold_back()
+    def capture_sends(self) -> contextlib.AbstractContextManager[list[str]]:
+        return capture.send_capture.capture_sends()
 
     def authenticate(self, request: HttpRequest) -> None:
-        """Raise `NotAuthentic` unless the request comes from the queue."""
+        """Raise `NotAuthentic` if the request does not come from the queue."""
         verify = import_string(self.given.verifier) if self.given.verifier else self.verifier
         verify(request, self.given)
 
     def problems_of_target(self) -> Iterable[CheckMessage]:
-        """What is wrong with where deliveries go, and who may bring them."""
-        return checks.of_http_target(self)
+        """Return check messages about the target of deliveries and their authentication."""
+        return checks.http_target(self.given)
 
     def task_of(self, payload: str) -> dict[str, Any]:
-        """The request that the service is to make."""
+        """Return the request that the service has to make, as a field of a task."""
         request: dict[str, Any] = {
             "http_method": tasks_v2.HttpMethod.POST,
             "url": self.given.url,
@@ -104,36 +109,36 @@ class CloudTasksBackend(BaseBackend):
         return {"http_request": request}
 
     def dispatch_deadline(self) -> dt.timedelta:
-        """When the service gives a delivery up: what is given, else what the longest job needs."""
+        """Return the time after which the service terminates a request: the option, or what the longest job needs."""
         needed = self.given.deadline or max(DEFAULT_DEADLINE, self.job_duration() * 2)
         return min(max(needed, self.shortest_deadline), self.longest_deadline)
 
     def _create(self, payload: str, delay: dt.timedelta | None) -> None:
         task = {
             **self.task_of(payload),
-            "name": f"{self.given.queue_path}/tasks/{deliveries.name_of(payload)}",
+            "name": f"{self.given.queue_path}/tasks/{task_names.name_of(payload)}",
             "dispatch_deadline": duration_pb2.Duration(seconds=int(self.dispatch_deadline().total_seconds())),
         }
         if delay:
             schedule_time = timestamp_pb2.Timestamp()
             schedule_time.FromDatetime(dt.datetime.now(dt.timezone.utc) + delay)
             task["schedule_time"] = schedule_time
-        # By this name it was created before: by a call whose answer was lost, or by the same delivery's first time.
+        # The task exists: an earlier call created it but its answer was lost, or a duplicate of this task sent it.
         with contextlib.suppress(api_exceptions.AlreadyExists):
             client.get(self.given.emulator).create_task(
                 request={"parent": self.given.queue_path, "task": task}, retry=client.RETRY, timeout=client.TIMEOUT
             )
 
     def _refuse_if_idle(self) -> None:
-        """A task in a queue that stands still would look like one that runs."""
+        """Raise `QueueRefused` if the queue delivers nothing: a launch would look as if it were running."""
         state = queues.state(self.given)
         if state in queues.IDLE:
             raise QueueRefused(queues.advice(self.given, state))
 
 
-def _begins(payload: str) -> bool:
-    """Whether an operator begins with it."""
+def _is_new(payload: str) -> bool:
+    """Return whether an operator's action sends the job, and not a task that is running."""
     try:
-        return not deliveries.is_performing() and Job.loads(payload).kind is JobKind.PLAN
+        return not task_names.is_running() and Job.loads(payload).kind is JobKind.PLAN
     except BadPayload:
         return False

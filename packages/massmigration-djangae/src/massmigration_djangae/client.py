@@ -1,4 +1,4 @@
-"""The process' one connection to Cloud Tasks, and how calls on it are tried again."""
+"""The process's connection to Cloud Tasks, and the retries of calls."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports.grpc import CloudTasksGrpcTransport
 
 TIMEOUT = 5.0
-"""Seconds that one call may take."""
+"""The timeout of one call, in seconds."""
 
 PATIENCE = 15.0
-"""Seconds after which a call that keeps failing is given up."""
+"""Seconds after which a failing call is no longer retried."""
 
 RETRY = Retry(
     predicate=if_exception_type(
@@ -29,23 +29,23 @@ RETRY = Retry(
     maximum=2.0,
     timeout=PATIENCE,
 )
-"""For errors that pass. A task that was created although the answer was lost is found by its name."""
+"""The retries of temporary errors. If a task was created but the answer was lost, a retry finds its name taken."""
 
 _clients: dict[tuple[int, str], Any] = {}
 _lock = threading.Lock()
 
 
 def get(emulator: str) -> Any:
-    """The client, made when first asked for: a channel does not survive a fork."""
+    """Return the client of this process. A forked process gets its own, because a channel does not survive a fork."""
     with _lock:
-        place = (os.getpid(), emulator)
-        if place not in _clients:
-            _clients[place] = connect(emulator)
-        return _clients[place]
+        key = (os.getpid(), emulator)
+        if key not in _clients:
+            _clients[key] = connect(emulator)
+        return _clients[key]
 
 
 def connect(emulator: str) -> Any:
-    """A new client, of the service with the machine's own credentials, or of an emulator without any."""
+    """Return a new client: of the service, with the machine's credentials, or of an emulator, without credentials."""
     if emulator:
         return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=grpc.insecure_channel(emulator)))
     return tasks_v2.CloudTasksClient()

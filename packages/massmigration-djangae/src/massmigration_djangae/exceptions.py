@@ -1,4 +1,4 @@
-"""What can go wrong between Django and Cloud Tasks."""
+"""The exceptions of this package."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from massmigration.exceptions import MassMigrationError
 
 
 class QueueRefused(MassMigrationError):
-    """Cloud Tasks did not do what it was asked for."""
+    """Cloud Tasks refused a request."""
 
 
 class NotAuthentic(MassMigrationError):
-    """The request does not come from the project's queue."""
+    """An HTTP request does not come from the project's queue."""

@@ -1,4 +1,4 @@
-"""Reads what django-mass-migration passed on to djangae's `defer` and `defer_iteration_with_finalize`."""
+"""A reader of the `backend_params` that django-mass-migration passed to djangae's `defer` functions."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from massmigration_djangae import splitting
 PARAMS = frozenset({"defer_kwargs", "defer_iteration_with_finalize_kwargs", "key_ranges_getter"})
 
 RENAMED = {"_queue": "queue", "_service": "service", "_version": "version", "_instance": "instance"}
-"""The names of our options."""
+"""From djangae's names to the names of this package's options."""
 
 HONOURED = frozenset({*RENAMED, "_countdown", "_eta", "_shards", "key_ranges_getter"})
 
 INSTEAD = {
-    "_name": "Nothing is needed: a migration is launched once.",
-    "_transactional": "Nothing is needed: jobs are sent after the commit.",
-    "_using": "Nothing is needed: jobs are sent after the commit on the migration's own database.",
-    "_retry_options": "Set the queue's own retries: gcloud tasks queues update.",
-    "_small_task": "Nothing is needed: jobs are small.",
-    "_wipe_related_caches": "Nothing is needed: jobs hold ids only.",
+    "_name": "It is not needed: a migration is launched once.",
+    "_transactional": "It is not needed: jobs are sent after the commit.",
+    "_using": "It is not needed: jobs are sent after the commit on the migration's own database.",
+    "_retry_options": "Configure the retries of the queue: gcloud tasks queues update.",
+    "_small_task": "It is not needed: jobs are small.",
+    "_wipe_related_caches": "It is not needed: jobs contain only ids.",
     "_url": "Set the option url.",
-    "_headers": "Jobs have no headers of their own.",
-    "_delete_marker": "Nothing is needed: there are no markers.",
-    "order_field": "Batches go by primary key.",
+    "_headers": "Jobs cannot have headers of your own.",
+    "_delete_marker": "It is not needed: there are no markers.",
+    "order_field": "Batches are ordered by primary key.",
 }
 
 _Split = Callable[[QuerySet[Any], Any, int], Any]
@@ -38,7 +38,7 @@ _Split = Callable[[QuerySet[Any], Any, int], Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OldParams:
-    """What of it still has a meaning, and what has none."""
+    """The old parameters: those that still have an effect, and the names of the others."""
 
     options: Mapping[str, Any]
     countdown: float | None
@@ -48,7 +48,7 @@ class OldParams:
     without_meaning: tuple[str, ...]
 
     def delay(self) -> dt.timedelta | None:
-        """How long the first job is to wait, as seen from now."""
+        """Return the remaining delay of the first job, or None."""
         if self.countdown:
             return dt.timedelta(seconds=self.countdown)
         if self.eta is None:
@@ -57,7 +57,7 @@ class OldParams:
         return max(eta - timezone.now(), dt.timedelta(0)) or None
 
     def split(self, queryset: QuerySet[Any], keyset: Any, count: int, otherwise: _Split) -> Any:
-        """Cut where the project's own function says, else as ever, but into the given number of shards."""
+        """Split with the project's `key_ranges_getter`, or with `otherwise`, into `_shards` or `count` ranges."""
         count = self.shards or count
         if self.key_ranges_getter is None:
             return otherwise(queryset, keyset, count)
@@ -66,14 +66,14 @@ class OldParams:
     def check(self) -> Iterator[CheckMessage]:
         for name in self.without_meaning:
             yield Warning(
-                f"backend_params pass {name!r} on to djangae, which no longer carries the jobs. It has no effect.",
-                hint=f"Remove it. {INSTEAD.get(name, 'Operations are given the object and the database alone.')}",
+                f"backend_params contain {name!r}, an argument of djangae, which no longer runs the jobs.",
+                hint=f"Remove it. {INSTEAD.get(name, 'Operations receive only the object and the database alias.')}",
                 id="massmigration_djangae.W002",
             )
 
 
 def read(options: Mapping[str, Any]) -> OldParams:
-    """`defer_kwargs` of simple migrations, `defer_iteration_with_finalize_kwargs` of mappers."""
+    """Return the old parameters: `defer_kwargs` of simple migrations, the other one of mappers."""
     old: dict[str, Any] = {name: options[name] for name in ("key_ranges_getter",) if name in options}
     for name in ("defer_kwargs", "defer_iteration_with_finalize_kwargs"):
         old |= options.get(name) or {}

@@ -1,4 +1,4 @@
-"""What the backends can be told, and what they find in the environment."""
+"""The options of the backends, and their defaults from the environment."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ PROJECT_VARIABLE = "GOOGLE_CLOUD_PROJECT"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The backend's options, as `MASSMIGRATION_BACKEND_OPTIONS` and a migration's `backend_params` give them."""
+    """The options of a backend, from `MASSMIGRATION_BACKEND_OPTIONS` and a migration's `backend_params`."""
 
     project: str = ""
-    """The Google Cloud project; by default GOOGLE_CLOUD_PROJECT of the environment."""
+    """The Google Cloud project. Defaults to GOOGLE_CLOUD_PROJECT in the environment."""
 
     location: str = ""
-    """The queue's location, as in `europe-west1`."""
+    """The queue's location, for example `europe-west1`."""
 
     queue: str = "default"
     """The queue's name."""
 
     url: str = ""
-    """Where the service delivers to: the full address of `massmigration_djangae.urls`' one page."""
+    """The full address of the page in `massmigration_djangae.urls`, to which the service delivers."""
 
     service_account: str = ""
     """The e-mail address of the account that requests are signed for."""
 
     audience: str = ""
-    """Whom the signature is meant for; by default the `url`."""
+    """The audience of the signature. Defaults to the `url`."""
 
     verifier: str = ""
-    """Dotted path of what authenticates requests instead: see `massmigration_djangae.auth`."""
+    """Dotted path of another function that authenticates requests; see `massmigration_djangae.auth`."""
 
     deadline: dt.timedelta | None = None
-    """When the service gives a request up; jobs use half of it."""
+    """The time after which the service terminates a request. Jobs use half of it."""
 
     emulator: str = ""
-    """`host:port` of an emulator; by default TASKS_EMULATOR_HOST of the environment."""
+    """`host:port` of an emulator. Defaults to TASKS_EMULATOR_HOST in the environment."""
 
     service: str = ""
-    """App Engine only: the service that requests go to; by default the default one."""
+    """App Engine only: the service that receives the requests. Defaults to the default service."""
 
     version: str = ""
-    """App Engine only: its version; by default the sender's own. "default": whichever serves then."""
+    """App Engine only: its version. Defaults to the sender's version. "default": the one that serves at delivery."""
 
     instance: str = ""
     """App Engine only: its instance."""
@@ -61,7 +61,7 @@ NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
 
 def read(given: Mapping[str, Any], **defaults: str) -> Options:
-    """The options that are given, else those of the environment, else the defaults. Others are left to the checks."""
+    """Return the given options, completed from the environment and then from `defaults`. Checks report unknown ones."""
     environment = {
         "project": os.environ.get(PROJECT_VARIABLE, ""),
         "emulator": os.environ.get(EMULATOR_VARIABLE, ""),

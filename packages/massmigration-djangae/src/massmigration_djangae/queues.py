@@ -1,4 +1,4 @@
-"""Asks Cloud Tasks about a queue, and tells it to stop, to go on, and to forget."""
+"""The state of a queue of Cloud Tasks, and functions that pause, resume and purge it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from google.cloud import tasks_v2
 
 from massmigration.backends.base import BackendHealth
 from massmigration_djangae import client
+from massmigration_djangae.errors import AFTERWARDS
 from massmigration_djangae.options import Options
-from massmigration_djangae.problems import AFTERWARDS
 
 IDLE = ("PAUSED", "DISABLED")
 
 LISTED = 1000
-"""How many tasks are looked at, at most: the service gives no number, only pages."""
+"""The most tasks that are listed. The service does not count its tasks; it only lists them in pages."""
 
 
 def state(options: Options) -> str:
-    """The queue's state, as the service calls it; empty if this account may not ask."""
+    """Return the service's name of the queue's state, or an empty string if this account may not read it."""
     try:
         queue = client.get(options.emulator).get_queue(
             request={"name": options.queue_path}, retry=client.RETRY, timeout=client.TIMEOUT
@@ -32,16 +32,16 @@ def state(options: Options) -> str:
 
 
 def advice(options: Options, state: str) -> str:
-    """What to do about a queue that stands still."""
+    """Return what to do about a queue that is paused or disabled."""
     place = f"--project={options.project} --location={options.location}"
     return (
-        f"The queue {options.queue!r} is {state.lower()}, and delivers nothing. "
+        f"The queue {options.queue!r} is {state.lower()} and delivers no tasks. "
         f"Resume it: gcloud tasks queues resume {options.queue} {place}. {AFTERWARDS}"
     )
 
 
 def task_names(options: Options) -> Iterator[str]:
-    """The names of the tasks that wait or are being performed, up to `LISTED`."""
+    """Yield the names of the tasks that are waiting or running, up to `LISTED`."""
     tasks = client.get(options.emulator).list_tasks(
         request={"parent": options.queue_path, "page_size": LISTED}, retry=client.RETRY, timeout=client.TIMEOUT
     )
@@ -49,7 +49,7 @@ def task_names(options: Options) -> Iterator[str]:
 
 
 def health(options: Options) -> BackendHealth:
-    """The queue's state, and how many tasks it has."""
+    """Return the queue's state and its number of tasks."""
     found = state(options)
     details: dict[str, Any] = {"queue": options.queue_path, "state": found.lower() or "unknown"}
     queued: int | None = None
@@ -62,7 +62,7 @@ def health(options: Options) -> BackendHealth:
     return BackendHealth(queued=queued, details=details, problem=advice(options, found) if found in IDLE else "")
 
 
-def steer(options: Options, verb: str) -> None:
-    """`pause`, `resume` or `purge` the queue."""
-    method = getattr(client.get(options.emulator), f"{verb}_queue")
+def control(options: Options, command: str) -> None:
+    """Run `pause`, `resume` or `purge` on the queue."""
+    method = getattr(client.get(options.emulator), f"{command}_queue")
     method(request={"name": options.queue_path}, retry=client.RETRY, timeout=client.TIMEOUT)

@@ -1,4 +1,4 @@
-"""Cuts stages where the core's walk along the index does not do: at given ranges, and on Datastore and Firestore."""
+"""A split of stages at the ranges of a function that was written for djangae."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from massmigration import keys
-from massmigration.sharding import Plan, Range
+from massmigration.backends.base import KeyRange, Keyset, ShardPlan, encode_key
 
 
-def at_ranges(queryset: QuerySet[Any], keyset: Any, ranges: Iterable[tuple[Any, Any]]) -> Plan:
-    """At the bounds of djangae's ranges, of which some overlap: only where they begin is taken from them.
+def at_ranges(queryset: QuerySet[Any], keyset: Keyset, ranges: Iterable[tuple[Any, Any]]) -> ShardPlan:
+    """Return a plan whose ranges begin where djangae's ranges begin. Their ends are ignored, because some overlap.
 
-    Its ranges hold their beginnings, ours their ends; so each ends with the last key before the next beginning.
+    A range of djangae includes its first key, a range of the core its last: each ends with the last key before the next
+    beginning.
     """
     uppers = []
     for start in sorted({start for start, _ in ranges if start is not None}):
@@ -24,9 +24,11 @@ def at_ranges(queryset: QuerySet[Any], keyset: Any, ranges: Iterable[tuple[Any, 
             uppers.append([*last])
     end = keyset.rows(keyset.page(queryset, None, None)).reverse()[:1].first()
     if end is None:
-        return Plan(ranges=(), total=0)
+        return ShardPlan(ranges=(), total=0)
     if [*end] not in uppers:
         uppers.append([*end])
-    encoded = [keys.encode(tuple(upper)) for upper in uppers]
+    encoded = [encode_key(tuple(upper)) for upper in uppers]
     spans = zip([None, *encoded[:-1]], encoded, strict=True)
-    return Plan(ranges=[Range(lower=lower, upper=upper) for lower, upper in spans], total=queryset.order_by().count())
+    return ShardPlan(
+        ranges=[KeyRange(lower=lower, upper=upper) for lower, upper in spans], total=queryset.order_by().count()
+    )

@@ -1,4 +1,7 @@
-"""Where Cloud Tasks delivers to: one page. `path("massmigration/", include("massmigration_djangae.urls"))`."""
+"""The address to which Cloud Tasks delivers. Add it to the project's URLs:
+
+`path("massmigration/", include("massmigration_djangae.urls"))`
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends jobs to RQ, and says how it is."""
+"""The RQ backend."""
 
 import contextlib
 import datetime as dt
@@ -14,18 +14,18 @@ from rq.job import Dependency
 from rq.scheduler import RQScheduler
 from rq.serializers import DefaultSerializer
 
-from massmigration.backends.base import AdminAction, BackendHealth, BaseBackend
-from massmigration.backends.holding import Holder
+from massmigration.backends.base import AdminAction, BackendHealth, BaseBackend, redis_problem
+from massmigration.backends.capture import SendCapture
 from massmigration.exceptions import BadBackend
 from massmigration.jobs import Job
 from massmigration_rq import queues
 
 PERFORM = "massmigration_rq.jobs.perform"
 DEFAULTS = {"queue": "default", "url": None, "serializer": None, "job_timeout": 3600, "retries": 3}
-FEW = 100  # jobs that a finishing job may depend on: whenever one of them ends, RQ reads the state of all
-WEEK = 7 * 24 * 3600  # seconds for which failed jobs are kept, and finishing jobs that wait in vain
+FEW = 100  # the most jobs that a finish job may depend on: whenever one of them ends, RQ reads the state of all
+WEEK = 7 * 24 * 3600  # seconds that RQ keeps failed jobs, and finish jobs whose shards never end
 
-holder = Holder(
+send_capture = SendCapture(
     *((Queue, name) for name in ("enqueue_job", "enqueue_many", "schedule_job")),
     describe=lambda queue, jobs, *args, **kwargs: f"{queue.name}: {getattr(jobs, 'description', 'several jobs')}",
     stand_in=lambda queue, jobs, *args, **kwargs: jobs,
@@ -33,21 +33,27 @@ holder = Holder(
 
 
 class RQBackend(BaseBackend):
-    """Options: `queue`, `url`, `serializer`, `job_timeout` in seconds (an hour), and `retries` (3)."""
+    """A backend that sends jobs to a queue of RQ.
+
+    Options: `queue`, `url`, `serializer`, `job_timeout` (in seconds, default an hour), and `retries` (default 3).
+    """
+
+    setting_prefixes = ("RQ_",)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         name, url, serializer, self.job_timeout, self.retries, *unknown = {**DEFAULTS, **options}.values()
         if unknown or not all(isinstance(each, int) and each > 0 for each in (self.job_timeout, self.retries + 1)):
             raise BadBackend(
-                f"RQBackend was given {options!r}; there are: queue, url, serializer, job_timeout (1 or more seconds) "
-                "and retries (0 or more). Correct MASSMIGRATION_BACKEND_OPTIONS, or the migration's backend_params."
+                f"RQBackend got the options {options!r}. Its options are queue, url, serializer, job_timeout (at least "
+                "1 second) and retries (at least 0). Correct MASSMIGRATION_BACKEND_OPTIONS, or the migration's "
+                "backend_params."
             )
         self.queue = queues.find(name, url, serializer)
 
     @property
     def supports_delay(self) -> bool:  # type: ignore[override]
-        """Whether a scheduler runs now: RQ's own has a lock, which outlives it by a minute at most."""
+        """Whether a scheduler is running: it holds a lock, which expires within a minute after it has ended."""
         with contextlib.suppress(RedisError):
             return bool(self.queue.connection.exists(RQScheduler.get_locking_key(self.queue.name)))
         return False
@@ -69,7 +75,7 @@ class RQBackend(BaseBackend):
             self.queue.enqueue_call(PERFORM, args=[finish], timeout=timeout, **more)
 
     def stop_requested(self) -> bool:
-        """RQ's workers note in Redis that they are to stop, where the processes find it that they have forked."""
+        """Return whether the worker has noted in Redis that it was asked to stop; its processes read that there."""
         if job := get_current_job():
             key = f"{Worker.redis_worker_namespace_prefix}{job.worker_name}"
             with contextlib.suppress(RedisError):
@@ -82,7 +88,7 @@ class RQBackend(BaseBackend):
     def check(self) -> Iterator[CheckMessage]:
         if self.queue.serializer is DefaultSerializer:
             yield Info(
-                f"Jobs in RQ's queue {self.queue.name!r} are pickled.",
+                f"RQ pickles the jobs in queue {self.queue.name!r}.",
                 hint="Set the option serializer, or SERIALIZER in RQ_QUEUES, to 'rq.serializers.JSONSerializer', "
                 "and start the workers of this queue with --serializer rq.serializers.JSONSerializer.",
                 id="massmigration_rq.I001",
@@ -91,45 +97,43 @@ class RQBackend(BaseBackend):
     def health(self) -> BackendHealth:
         workers = len(Worker.all(queue=self.queue))
         counts = {place: len(queues.ids(self.queue, place)) for place in queues.PLACES}
-        problem = "" if workers else f"No worker listens to RQ's queue {self.queue.name!r}. Start one."
-        if self.queue.connection.info("memory").get("maxmemory_policy", "").startswith("allkeys"):
-            problem = "Redis drops jobs when its memory is full: set its maxmemory-policy to noeviction."
+        name = self.queue.name
+        problem = "" if workers else f"No RQ worker listens to the queue {name!r}. Start one for this queue."
+        problem = redis_problem(self.queue.connection.info("memory").get("maxmemory_policy", "")) or problem
         details = {**counts, "scheduler": "runs" if self.supports_delay else "none"}
         return BackendHealth(workers=workers, queued=counts["queued"], details=details, problem=problem)
 
-    def hold_back(self) -> contextlib.AbstractContextManager[list[str]]:
-        return holder.hold_back()
+    def capture_sends(self) -> contextlib.AbstractContextManager[list[str]]:
+        return send_capture.capture_sends()
 
     @property
     def admin_actions(self) -> Sequence[AdminAction]:  # type: ignore[override]
-        """Made when asked for: kept, they would keep the backend, and so its connection, for the garbage collector."""
-        what = "Says which jobs of these runs are in RQ, and where."
+        """The actions, made on each access: a stored list would form a reference cycle with the connection."""
+        what = "Shows which jobs of these runs are in RQ, and where."
         show = AdminAction(name="show_jobs", label="Show RQ's jobs", description=what, call=self._show)
-        what = "Puts jobs of these runs that RQ has given up back into its queue."
+        what = "Puts failed jobs of these runs back into RQ's queue."
         requeue = AdminAction(name="requeue", label="Requeue failed RQ jobs", description=what, call=self._requeue)
-        what = (
-            "Deletes jobs of these runs that wait. While a run is not paused or cancelled, they are sent again in time."
-        )
+        what = "Deletes waiting jobs of these runs. Recovery sends them again unless the runs are paused or cancelled."
         delete = AdminAction(name="delete_jobs", label="Delete queued RQ jobs", description=what, call=self._delete)
         return [show, requeue, delete, self.send_again]
 
     def _show(self, records: Sequence[Any], actor: str) -> str:
         found = queues.jobs(self.queue, records, *queues.PLACES)
-        return "; ".join(f"{place}: {job.description}" for place, job in found) or "There are no jobs of these runs."
+        return "; ".join(f"{place}: {job.description}" for place, job in found) or "RQ has no jobs of these migrations."
 
     def _requeue(self, records: Sequence[Any], actor: str) -> str:
         count = 0
         for _, job in queues.jobs(self.queue, records, "failed"):
-            with contextlib.suppress(InvalidJobOperation, NoSuchJobError):  # somebody else was faster
+            with contextlib.suppress(InvalidJobOperation, NoSuchJobError):  # requeued or deleted meanwhile
                 job.requeue()
                 count += 1
-        return f"Requeued {count} failed jobs in RQ's queue {self.queue.name!r}."
+        return f"Requeued {count} failed {'job' if count == 1 else 'jobs'} in RQ's queue {self.queue.name!r}."
 
     def _delete(self, records: Sequence[Any], actor: str) -> str:
         found = [job for _, job in queues.jobs(self.queue, records, "queued", "scheduled", "deferred")]
         for job in found:
             job.delete()
-        return f"Deleted {len(found)} jobs from RQ's queue {self.queue.name!r}."
+        return f"Deleted {len(found)} {'job' if len(found) == 1 else 'jobs'} from RQ's queue {self.queue.name!r}."
 
     def _more(self, payload: str) -> dict[str, Any]:
         job = Job.loads(payload)

@@ -1,4 +1,4 @@
-"""Finds the queue that jobs go to, and the jobs of single runs in it."""
+"""Lookup of the queue for jobs, and of the jobs of one run in it."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -17,18 +17,20 @@ PLACES = ("queued", "scheduled", "deferred", "started", "failed")
 
 
 def find(name: str, url: str | None, serializer: Any) -> Queue:
-    """A queue that django-rq knows, or one at a URL, not connected yet. Raise `BadBackend` if there is none.
+    """Return the queue of this name from django-rq's settings, or at a URL. It is not connected yet.
 
-    Always of RQ's own class: django-rq's may wait for the end of a request, or of a transaction of another database.
+    It is always an instance of RQ's own class: a queue of django-rq may send jobs only after a request, or after a
+    transaction of another database. Raise `BadBackend` if there is no such queue.
     """
     known = {} if url else getattr(settings, "RQ_QUEUES", None) or {}
     if not url and (name not in known or importlib.util.find_spec("django_rq") is None):
         raise BadBackend(
-            f"There is no queue {name!r} in django-rq; RQ_QUEUES has: {', '.join(map(repr, known)) or 'none'}. "
-            'Name one, or give the address of a Redis: MASSMIGRATION_BACKEND_OPTIONS = {"url": "redis://localhost:6379/0"}.'
+            f"There is no queue {name!r} in RQ_QUEUES, which has: {', '.join(map(repr, known)) or 'none'}. Name one of "
+            "these in MASSMIGRATION_TASK_QUEUE, or use RQ without django-rq: "
+            'MASSMIGRATION_BACKEND_OPTIONS = {"url": "redis://localhost:6379/0"}.'
         )
     try:
-        # Imported when needed: django-rq is optional.
+        # django-rq is optional.
         connect = Redis.from_url if url else import_string("django_rq.queues.get_redis_connection")
         connection = connect(url or known[name])
         return Queue(name, connection=connection, serializer=serializer or known.get(name, {}).get("SERIALIZER"))
@@ -37,12 +39,12 @@ def find(name: str, url: str | None, serializer: Any) -> Queue:
 
 
 def prefix(attempt_id: object) -> str:
-    """What the ids of a run's jobs begin with, so that they are found without reading anyone's jobs."""
+    """Return the prefix of the ids of a run's jobs. With it, they are found without reading any job."""
     return f"massmigration-{attempt_id}-"
 
 
 def ids(queue: Queue, place: str) -> list[str]:
-    """Of all jobs at a place. RQ's own methods would clean up on the way."""
+    """Return the ids of all jobs at a place. RQ's own methods would also clean up the registries."""
     if place == "queued":
         return list(queue.get_job_ids())
     found: Any = queue.connection.zrange(getattr(queue, f"{place}_job_registry").key, 0, -1)
@@ -50,7 +52,7 @@ def ids(queue: Queue, place: str) -> list[str]:
 
 
 def jobs(queue: Queue, records: Sequence[Any], *places: str) -> Iterator[tuple[str, Job]]:
-    """The jobs of these records' runs, each with its place."""
+    """Yield the jobs of these records' runs, each with its place."""
     mine = tuple(prefix(record.attempt_id) for record in records)
     for place in places:
         wanted = [each for each in ids(queue, place) if each.startswith(mine)]

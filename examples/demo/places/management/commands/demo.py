@@ -1,4 +1,4 @@
-"""Shows the project at work, from an empty folder to a page in a browser."""
+"""The command that shows the demo, from an empty folder to a page in a browser."""
 
 import secrets
 import threading

@@ -1,6 +1,5 @@
-"""The records in Django's admin: to look at, and to give verbs to."""
+"""The records in Django's admin, with the operator actions."""
 
-from massmigration.admin.histories import EventAdmin, FailedObjectAdmin
-from massmigration.admin.records import MigrationRecordAdmin
+from massmigration.admin.models import EventAdmin, FailedObjectAdmin, MigrationRecordAdmin
 
 __all__ = ["EventAdmin", "FailedObjectAdmin", "MigrationRecordAdmin"]

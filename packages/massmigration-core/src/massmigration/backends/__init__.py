@@ -1,1 +1,1 @@
-"""What carries jobs to workers."""
+"""Backends, which transport jobs, and the code around them that sends, runs and recovers jobs."""

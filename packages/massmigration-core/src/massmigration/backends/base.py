@@ -1,161 +1,205 @@
-"""What an adapter implements. Everything else about running a migration is the core's."""
+"""The interface of a backend. A backend only transports jobs; the core does everything else."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import datetime as dt
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
-from functools import partial
-from typing import Any, final
+from typing import Any, ClassVar, Protocol, final
 
 from django.core.checks import CheckMessage
-from django.db import DatabaseError, InterfaceError, transaction
 from django.db.models import QuerySet
 
-from massmigration import actors, executor
-from massmigration.backends import healing
+from massmigration.backends.legacy import BackendBase
 from massmigration.conf import settings
 from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.vetting import vet
-from massmigration.documents import cutting
-from massmigration.exceptions import BadBackend
-from massmigration.executor import throttle
-from massmigration.jobs import Delivery, Job, JobKind
-from massmigration.keyset import Keyset
+from massmigration.documents import sharding
+from massmigration.jobs import Job
 from massmigration.models import MigrationRecord
-from massmigration.recorder import events, records
-from massmigration.recorder.events import NOT_SENT
-from massmigration.sharding import Plan, cut
-from massmigration.signals import announce, migration_launched
+from massmigration.paging.keyset import Keyset, encode_key
+from massmigration.paging.sharding import KeyRange, ShardPlan
 from massmigration.states import ACTIVE
-from massmigration.stores import is_of_documents
 
-logger = logging.getLogger(__name__)
-
-_not_sent: ContextVar[list[Exception]] = ContextVar("massmigration_not_sent")
-"""What the sends of the delivery in progress have raised."""
+__all__ = [
+    "AdminAction",
+    "BackendBase",
+    "BackendHealth",
+    "BaseBackend",
+    "KeyRange",
+    "Keyset",
+    "ShardPlan",
+    "encode_key",
+    "problem_of_actions",
+    "redis_problem",
+]
 
 BUDGET_SHARE = 0.5
-"""The share of a hard time limit that a job's batches may use; the rest is for the last of them to end."""
+"""The share of a hard time limit that a job's batches may use. The rest is for the last batch to end."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdminAction:
-    """Something that a backend lets operators do with its migrations, from the admin."""
+    """An action of a backend that operators can perform on its migrations in the admin."""
 
     name: str
-    """An identifier, of 32 characters at most, without `__`; the verb of the event that tells of it."""
+    """An identifier of at most 32 characters without `__`. Also the verb of the action's event."""
 
     label: str
-    """What the admin's menu says, as in "Look at the queue"."""
+    """The text in the admin's menu, for example "Pause the queue"."""
 
     description: str
-    """What the page that asks for confirmation says."""
+    """The text on the confirmation page."""
 
     call: Callable[[Sequence[MigrationRecord], str], str]
-    """Does it to the records, for an actor, and returns what has been done; the operator reads what it raises."""
+    """Called with the records and an actor. Returns a text that describes the result.
+
+    The operator sees the message of an exception that it raises.
+    """
 
     asks: bool = True
-    """Is it confirmed on a page of its own first?"""
+    """Whether the admin asks for confirmation first."""
 
     permission: str = "control"
-    """Which of `run` and `control` an operator must be allowed."""
+    """The permission that an operator needs: `run` or `control`."""
 
 
 MAX_ACTION_NAME = 32
 
 
 def problem_of_actions(actions: Sequence[AdminAction]) -> str:
-    """What is wrong with the names of a backend's actions; empty if nothing is."""
+    """Return what is wrong with the names of a backend's actions, or an empty string."""
     names = [action.name for action in actions]
     bad = [name for name in names if not name.isidentifier() or "__" in name or len(name) > MAX_ACTION_NAME]
     if bad:
         return f"named {', '.join(map(repr, bad))}; a name is an identifier of {MAX_ACTION_NAME} characters at most"
     twice = sorted({name for name in names if names.count(name) > 1})
-    return f"with one name, {', '.join(map(repr, twice))}; only one of them could be chosen" if twice else ""
+    return f"with the same name, {', '.join(map(repr, twice))}; names must be unique" if twice else ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackendHealth:
-    """What a queue says of itself at this moment."""
+    """The state of a queue at one moment."""
 
     workers: int | None = None
-    """How many workers are alive; None: that cannot be known."""
+    """The number of workers that are alive, or None if it is unknown."""
 
     queued: int | None = None
-    """How many jobs wait, anyone's; None: that cannot be known."""
+    """The number of jobs in the queue, including jobs of other code, or None if it is unknown."""
 
     details: Mapping[str, int | str] = dataclasses.field(default_factory=dict)
-    """More for people to read, by label."""
+    """More facts for operators, by label."""
 
     problem: str = ""
-    """What an operator should see to, as a sentence; empty: nothing was found."""
+    """A sentence about what an operator should fix, or an empty string."""
+
+
+def redis_problem(policy: str) -> str:
+    """Return what is wrong with the `maxmemory-policy` of a queue's Redis, or an empty string."""
+    if policy.startswith("allkeys"):
+        return f"With maxmemory-policy {policy}, Redis drops jobs when its memory is full. Set it to noeviction."
+    return ""
+
+
+class Sender(Protocol):
+    """The methods of `massmigration.backends.sender.JobSender` that backends use."""
+
+    def enqueue(self, job: Job, *, delay: dt.timedelta | None = None) -> None:
+        """Send a job when the surrounding transaction commits."""
+
+    def launch(self, migration: BaseMigration, db_alias: str) -> None:
+        """Insert the migration's record and send its first job."""
 
 
 class BaseBackend(ABC):
-    """Carries jobs. Made once a process, with the setting `MASSMIGRATION_BACKEND_OPTIONS` as keyword arguments."""
+    """Base class of backends.
+
+    A process has one instance, made with `MASSMIGRATION_BACKEND_OPTIONS` as keyword arguments. Migrations that have a
+    `queue_name` or `backend_params` get instances of their own.
+    """
 
     supports_delay = False
-    """Can a job be held back before it is delivered?"""
+    """Whether the queue can delay a job before delivery."""
+
+    max_delay: dt.timedelta | None = None
+    """The longest delay, or None if there is no limit.
+
+    Set it only if workers run recovery beside their jobs: a shard that has to wait longer has no job in the meantime,
+    and recovery sends one when the wait is over.
+    """
 
     admin_actions: Sequence[AdminAction] = ()
-    """What this queue lets an operator do."""
+    """The actions that operators can perform on this queue."""
+
+    setting_prefixes: ClassVar[Sequence[str]] = ()
+    """Prefixes of other settings that an instance reads when it is made. Tests that change them get a new instance."""
+
+    _make_sender: ClassVar[Callable[[BaseBackend], Sender]]
+    """Set by `handler.connect()`: this module is below the sender."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
 
     @abstractmethod
     def send(self, payload: str, delay: dt.timedelta | None) -> None:
-        """Hand `payload` to the queue, to reach `worker.perform(payload)` at least once.
+        """Pass `payload` to the queue, which has to deliver it to `worker.perform(payload)` at least once.
 
-        `delay` is None unless `supports_delay`.
+        `delay` is None unless `supports_delay` is true.
         """
 
     def send_all(self, payloads: Sequence[str], finish: str) -> None:
-        """Send the payloads of a stage's shards. `finish` may be sent when all are done; nothing depends on it."""
+        """Send the payloads of a stage's shards. `finish` may be sent when they are done; nothing depends on it."""
         for payload in payloads:
             self.send(payload, None)
 
     def send_continuation(self, payload: str, delay: dt.timedelta | None) -> None:
-        """Send what goes on with the job being performed."""
+        """Send the continuation of the current job."""
         self.send(payload, delay)
 
     def first_delay(self) -> dt.timedelta | None:
-        """How long the job that a launch sends is to be held back; None: not at all."""
+        """Return the delay of the job that a launch sends, or None."""
         return None
 
     def stop_requested(self) -> bool:
-        """Whether this worker has been asked to shut down. Asked after every batch."""
+        """Return whether this worker has been asked to shut down. Called after every batch."""
         return False
 
     def hard_time_limit(self) -> dt.timedelta | None:
-        """When the queue ends a job by force; None: never."""
+        """Return the time after which the queue terminates a job, or None if it never does."""
         return None
 
-    def split(self, queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
-        """Cut a stage's queryset into about `count` ranges of its key."""
-        return (cutting.cut if is_of_documents(queryset.db) else cut)(queryset, keyset, count)
+    def split(self, queryset: QuerySet[Any], keyset: Keyset, count: int) -> ShardPlan:
+        """Split a stage's queryset into about `count` ranges of its key."""
+        return sharding.split(queryset, keyset, count)
 
     def check(self) -> Iterable[CheckMessage]:
-        """System-check messages about this backend's configuration."""
+        """Return system-check messages about this backend's configuration."""
         return ()
 
     def health(self) -> BackendHealth:
-        """How the queue and its workers are. May take a second or two, and raise what the queue's client raises."""
+        """Return the state of the queue and its workers. May take some seconds; may raise errors of the client."""
         return BackendHealth()
 
-    def hold_back(self) -> contextlib.AbstractContextManager[list[str]]:
-        """Within it, what code of this thread sends to the queue is not sent, but listed, a line each."""
+    def capture_sends(self) -> contextlib.AbstractContextManager[list[str]]:
+        """Return a context in which messages from this thread's code to the queue are not sent but listed.
+
+        Dry runs use it. `massmigration.backends.capture.SendCapture` makes one from methods of the queue's client.
+        """
         return contextlib.nullcontext([])
+
+    def run_simple(self, migration: BaseMigration, db_alias: str) -> None:
+        """Launch a `SimpleMigration`. Custom backends may override this."""
+        type(self)._make_sender(self).launch(migration, db_alias)
+
+    def run_mapper(self, migration: BaseMigration, db_alias: str) -> None:
+        """Launch a `MapperMigration`. Custom backends may override this."""
+        type(self)._make_sender(self).launch(migration, db_alias)
 
     @final
     @property
     def send_again(self) -> AdminAction:
-        """An action for `admin_actions`: send what is not done, whatever has become of the jobs sent before."""
+        """The action for `admin_actions` that sends a job for each unfinished shard, even if one was sent before."""
         return AdminAction(
             name="send_again",
             label="Send lost shards again",
@@ -164,137 +208,15 @@ class BaseBackend(ABC):
         )
 
     @final
-    def enqueue(self, job: Job, *, delay: dt.timedelta | None = None) -> None:
-        """Send `job` once the surrounding transaction, if any, commits. A send that fails becomes an event."""
-        transaction.on_commit(partial(self._send, job, delay), using=job.db_alias)
-
-    @final
-    def enqueue_all(self, jobs: Sequence[Job], *, finish: Job) -> None:
-        """Send the jobs of a stage's shards once the surrounding transaction, if any, commits."""
-        transaction.on_commit(partial(self._send_all, jobs, finish), using=finish.db_alias)
-
-    @final
-    def perform(self, payload: str) -> None:
-        """Work at a delivered payload, in a worker, and send what goes on with it.
-
-        Raise what a send has raised, for then only this very delivery is left to go on with.
-        """
-        job = Job.loads(payload)
-        self.heal(job.db_alias)
-        not_sent: list[Exception] = []
-        token = _not_sent.set(not_sent)
-        try:
-            continuation = executor.run(job, self)
-            if continuation is not None:
-                self._continue(continuation)
-        finally:
-            _not_sent.reset(token)
-        if not_sent:
-            raise not_sent[0]
-
-    @final
-    def launch(self, migration: BaseMigration, db_alias: str) -> None:
-        """Insert the migration's record and send its first job.
-
-        Raise `AlreadyLaunched` if there is a record, `BadMigrationFile` or `BadQuerySet` if it can never succeed.
-        """
-        vet(migration, db_alias)
-        delay = self.first_delay()
-        attempt_id = records.launch(
-            db_alias,
-            migration.key,
-            backend=f"{type(self).__module__}.{type(self).__qualname__}",
-            actor=actors.current(),
-            source_hash=migration.source_hash,
-            delay=delay,
-        )
-        tell = partial(announce, migration_launched, migration.key, db_alias, actor=actors.current())
-        transaction.on_commit(tell, using=db_alias)
-        job = Job(kind=JobKind.PLAN, key=migration.key, db_alias=db_alias, attempt_id=str(attempt_id))
-        self.enqueue(job, delay=delay)
-
-    def run_simple(self, migration: BaseMigration, db_alias: str) -> None:
-        """Launch a `SimpleMigration`. Custom backends may override it."""
-        self.launch(migration, db_alias)
-
-    def run_mapper(self, migration: BaseMigration, db_alias: str) -> None:
-        """Launch a `MapperMigration`. Custom backends may override it."""
-        self.launch(migration, db_alias)
-
-    @final
     def job_duration(self) -> dt.timedelta:
-        """How long a job may go on with further batches, within the queue's own limit."""
+        """Return for how long a job may start further batches: `MASSMIGRATION_JOB_DURATION`, or half the hard limit."""
         duration: dt.timedelta = settings.JOB_DURATION
         limit = self.hard_time_limit()
         return duration if limit is None else min(duration, limit * BUDGET_SHARE)
 
-    @final
-    def heal(self, db_alias: str) -> None:
-        """Send what is stuck on this database again, at most once a lease in this process."""
-        healing.heal_now_and_then(db_alias)
-
     def _send_again(self, selected: Sequence[MigrationRecord], actor: str) -> str:
-        sent = [record for record in selected if record.is_managed and record.status in ACTIVE]
-        for record in sent:
-            plan = Job(
-                kind=JobKind.PLAN,
-                key=record.key,
-                db_alias=str(record._state.db),
-                attempt_id=str(record.attempt_id),
-                stage=record.stage,
-            )
-            self.enqueue(plan)
-        keys = ", ".join(record.key for record in sent)
-        return f"Sent again what is not done of {keys}." if keys else "None of them is queued or running."
-
-    def _continue(self, continuation: Delivery) -> None:
-        delay = continuation.delay
-        if delay and not self.supports_delay:
-            # Hold the worker instead of the job.
-            throttle.sleep(delay, self.stop_requested)
-            delay = None
-        self._try(continuation.job, lambda: self.send_continuation(continuation.job.dumps(), delay))
-
-    def _send(self, job: Job, delay: dt.timedelta | None) -> None:
-        self._try(job, lambda: self.send(job.dumps(), delay if self.supports_delay else None))
-
-    def _send_all(self, jobs: Sequence[Job], finish: Job) -> None:
-        self._try(finish, lambda: self.send_all([job.dumps() for job in jobs], finish.dumps()))
-
-    def _try(self, job: Job, send: Callable[[], None]) -> None:
-        """A send that fails is an event that healing mends, not an error: what it follows is committed."""
-        try:
-            send()
-        except Exception as error:
-            logger.exception("Could not send %s.", job)
-            _not_sent.get([]).append(error)
-            with contextlib.suppress(DatabaseError, InterfaceError):
-                detail = f"{type(error).__name__}: {error}"
-                events.add(job.db_alias, job.key, NOT_SENT, attempt_id=job.attempt_id, detail=detail)
-                if job.kind is JobKind.PLAN:
-                    records.make_due(job.db_alias, job.key, job.attempt_id)
-
-
-class BackendBase:
-    """What custom backends subclass that run migrations by themselves. Made without arguments.
-
-    A migration goes to the method that its `backend_method` names; the two here are those of the core's own kinds.
-    They tell the record how it goes by `wrapped_operation` and the `mark_as_` methods of the migration.
-    """
-
-    def run_simple(self, migration: Any, db_alias: str) -> None:
-        """Have `migration.wrapped_operation(db_alias)` called, which does all else."""
-        raise _missing(self, "run_simple", migration)
-
-    def run_mapper(self, migration: Any, db_alias: str) -> None:
-        """Have every object of `migration.get_queryset(db_alias)` worked through.
-
-        Call `attempt_uuid = migration.mark_as_started(db_alias)`, then for each object
-        `migration.wrapped_operation(obj, attempt_uuid, db_alias)`, and at the end
-        `migration.mark_as_finished(db_alias, attempt_uuid)`.
-        """
-        raise _missing(self, "run_mapper", migration)
-
-
-def _missing(backend: object, method: str, migration: BaseMigration) -> BadBackend:
-    return BadBackend(f"{type(backend).__qualname__} has no {method}(), which migration {migration.key!r} needs.")
+        active = [record for record in selected if record.is_managed and record.status in ACTIVE]
+        for record in active:
+            type(self)._make_sender(self).enqueue(record.job())
+        keys = ", ".join(record.key for record in active)
+        return f"Sent the remaining jobs of {keys} again." if keys else "None of these migrations is queued or running."

@@ -1,4 +1,4 @@
-"""Keeps jobs instead of running them. For tests of code that launches migrations."""
+"""A backend that keeps jobs instead of running them. For tests of code that launches migrations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from massmigration.backends.base import BaseBackend
 
 
 class DummyBackend(BaseBackend):
-    """What was sent stands in `sent`, as pairs of payload and delay, until `clear()`."""
+    """A backend that appends jobs to `sent`, as pairs of payload and delay, until `clear()`."""
 
     supports_delay = True
 

@@ -1,22 +1,21 @@
-"""Turns the settings, and a migration's own wishes, into backends."""
+"""A registry of backends: the backend of the settings, of a migration, or of a job."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
+from massmigration.backends.base import BaseBackend
+from massmigration.backends.sender import JobSender
 from massmigration.conf import settings
 from massmigration.definitions.base import BaseMigration
 from massmigration.exceptions import BadBackend, BadMigrationFile, MigrationNotFound
 from massmigration.loader import store
-
-if TYPE_CHECKING:
-    from massmigration.backends.base import BaseBackend
 
 _backends: dict[tuple[str, str], Any] = {}
 _overrides: dict[str, BaseBackend] = {}
@@ -25,21 +24,21 @@ DEFAULT_METHOD = "run_mapper"
 
 
 def get_backend(path: str | None = None) -> Any:
-    """The backend of the settings, or the one at a dotted path. Raise `BadBackend` if it cannot be made.
+    """Return the backend at a dotted path, by default that of the settings. Raise `BadBackend` if it cannot be made.
 
-    It is a `BaseBackend`, or a custom one that carries no jobs: a `BackendBase`, or the like.
+    It is a `BaseBackend`, or a custom backend without jobs, such as a `BackendBase`.
     """
     return _get(path or settings.BACKEND, "", {}, "")
 
 
 def import_backend() -> None:
-    """Import the module of the settings' backend. Nothing is said of one that cannot be imported: a check does."""
-    with contextlib.suppress(ImportError):
+    """Import the module of the settings' backend. Ignore errors; a system check reports them."""
+    with contextlib.suppress(Exception):  # here, an error would be a traceback during Django's setup
         import_string(settings.BACKEND)
 
 
 def backend_of(migration: BaseMigration) -> Any:
-    """The backend that a migration goes to, with the migration's own queue and parameters."""
+    """Return the backend of a migration, with the migration's own queue and parameters."""
     if migration.key in _overrides:
         return _overrides[migration.key]
     own: dict[str, Any] = {**({"queue": migration.queue_name} if migration.queue_name else {})}
@@ -48,32 +47,37 @@ def backend_of(migration: BaseMigration) -> Any:
 
 
 def method_of(migration: BaseMigration) -> str:
-    """The method of its backend that a migration goes to."""
-    name: Any = migration.backend_method  # django-mass-migration's templates say NotImplemented where it is not used
+    """Return the name of the backend's method that receives the migration."""
+    name: Any = migration.backend_method  # the templates of django-mass-migration set NotImplemented if it is unused
     return name if isinstance(name, str) and name else DEFAULT_METHOD
 
 
 def backend_of_job(key: str, path: str) -> BaseBackend:
-    """The backend that carries a migration's jobs: its own, else the one at `path`, which has carried them so far.
+    """Return the migration's own backend, or the one at `path`, through which its jobs have been sent so far.
 
-    Raise `BadBackend` if neither carries jobs.
+    Raise `BadBackend` if neither transports jobs.
     """
     try:
         own = backend_of(store.get(key))
     except (MigrationNotFound, BadMigrationFile):
         own = None
-    found = own if _carries_jobs(own) else get_backend(path or None)
-    if not _carries_jobs(found):
+    found = own if isinstance(own, BaseBackend) else get_backend(path or None)
+    if not isinstance(found, BaseBackend):
         raise BadBackend(
-            f"The backend {type(found).__qualname__} runs migrations by itself and cannot go on with the jobs of "
+            f"The backend {type(found).__qualname__} runs migrations by itself and cannot continue the jobs of "
             f"{key!r}. Set MASSMIGRATION_BACKEND, or the migration's backend, back to the one it was launched with."
         )
-    return cast("BaseBackend", found)
+    return found
+
+
+def sender_of_job(key: str, path: str) -> JobSender:
+    """Return a sender for `backend_of_job(key, path)`."""
+    return JobSender(backend_of_job(key, path))
 
 
 @contextlib.contextmanager
 def overriding(key: str, backend: BaseBackend) -> Iterator[None]:
-    """Let `backend` carry the jobs that this process sends for a migration, whatever the settings say."""
+    """Send this process' jobs of one migration through `backend`, whatever the settings say."""
     _overrides[key] = backend
     try:
         yield
@@ -97,19 +101,38 @@ def _make(path: str, own: dict[str, Any], method: str) -> Any:
         ) from error
     if not isinstance(backend_class, type) or not {"run_simple", "run_mapper", method} & {*dir(backend_class)}:
         raise BadBackend(f"{path!r} is not a backend class. Set MASSMIGRATION_BACKEND to one.")
-    if not _carries_jobs(backend_class):
+    if not issubclass(backend_class, BaseBackend):
         return backend_class()
     queue = {"queue": settings.TASK_QUEUE} if settings.TASK_QUEUE else {}
     return backend_class(**{**queue, **settings.BACKEND_OPTIONS, **own})
 
 
-def _carries_jobs(backend: object) -> bool:
-    """Whether it is a `BaseBackend`, or such a class; by its methods, for that module imports this one."""
-    return hasattr(backend, "enqueue") and hasattr(backend, "perform")
-
-
 @receiver(setting_changed)
 def forget_backends(*, setting: str, **kwargs: object) -> None:
-    """Make them again after a change of the settings, as in tests."""
-    if setting.startswith(("MASSMIGRATION_", "CELERY_", "RQ_")):
+    """Forget the backends that were made, after a change of settings in tests."""
+    own = {prefix for backend in _backends.values() for prefix in getattr(backend, "setting_prefixes", ())}
+    if setting.startswith(("MASSMIGRATION_", *own)):
         _backends.clear()
+
+
+def launch(migration: BaseMigration, db_alias: str) -> None:
+    """Call the backend's method that the migration names."""
+    migration.check_db_alias(db_alias)
+    migration.check_dependencies(db_alias)
+    backend = backend_of(migration)
+    name = method_of(migration)
+    method = getattr(backend, name, None)
+    if not callable(method):
+        raise BadBackend(
+            f"The backend {type(backend).__qualname__} has no method {name!r}, which migration {migration.key!r} "
+            "names as its backend_method. Name the backend that has it in the migration's attribute backend."
+        )
+    method(migration, db_alias)
+
+
+def connect() -> None:
+    """Connect definitions and backends. Import the backend, so that workers know the queue's tasks from the start."""
+    BaseBackend._make_sender = JobSender
+    BaseMigration.launch_through_engine = staticmethod(launch)
+    BaseMigration.find_backend = staticmethod(backend_of)
+    import_backend()

@@ -1,1 +1,1 @@
-"""What users subclass."""
+"""Base classes of migrations, which users subclass."""

@@ -1,1 +1,1 @@
-"""Keeps records in databases of documents, where what SQL does in one statement is get, check and save."""
+"""Records on a document database, where get, check and save in a transaction replace one SQL statement."""

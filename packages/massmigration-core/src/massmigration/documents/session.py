@@ -1,32 +1,39 @@
-"""What a transaction has read and written: a database of documents shows it only what was there before it."""
+"""The writes of a transaction: a document database shows it only what was stored before the transaction began."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.db import connections
 from django.db.models import Model, QuerySet
 
+from massmigration.paging.querysets import all_rows
+
 AT_ONCE = 100
-"""Keys that are asked for at a time."""
+"""The number of keys in one query."""
+
+PAGE = 300
+"""The number of rows in one answer: the client refuses an answer of more than 4 MB."""
+
+_DERIVED = ("iexact", "year", "month", "day", "week_day", "hour", "minute", "second")
+"""Lookups for which gcloudc stores a property besides the field's own."""
 
 
 @dataclasses.dataclass
 class Session:
-    """One transaction's own writes, and the groups of rows that it has read."""
+    """One transaction's own writes."""
 
     transaction: Any
     written: dict[tuple[type[Model], Any], Model | None] = dataclasses.field(default_factory=dict)
     """By model and key; None: deleted."""
 
-    groups: dict[tuple[type[Model], Any], set[Any]] = dataclasses.field(default_factory=dict)
-    """The keys of the rows of a group, by model and the group's value."""
-
 
 def current(db_alias: str) -> Session | None:
-    """That of the transaction that is open on this thread's connection; None outside of one."""
+    """Return the session of the transaction that is open on this thread's connection. None: there is none."""
     wrapper: Any = connections[db_alias]
     connection = wrapper.connection
     transaction = getattr(connection, "_txn", None)
@@ -39,7 +46,7 @@ def current(db_alias: str) -> Session | None:
 
 
 def by_keys(model: type[Model], db_alias: str, keys: list[Any]) -> list[Model]:
-    """The rows with these keys, as this transaction has left them."""
+    """Return the rows with these keys, with the changes of this transaction."""
     session = current(db_alias)
     written = session.written if session else {}
     unknown = [key for key in keys if (model, key) not in written]
@@ -47,43 +54,119 @@ def by_keys(model: type[Model], db_alias: str, keys: list[Any]) -> list[Model]:
     rows = [copy.copy(row) for row in own if row is not None]
     for start in range(0, len(unknown), AT_ONCE):
         page = unknown[start : start + AT_ONCE]
-        rows += _native(model, db_alias).filter(**({"pk": page[0]} if len(page) == 1 else {"pk__in": page}))
+        found = all_rows(model, db_alias).order_by().filter(**({"pk": page[0]} if len(page) == 1 else {"pk__in": page}))
+        rows += _read(found, db_alias)
     return rows
 
 
-def by_group(model: type[Model], db_alias: str, attname: str, value: Any) -> list[Model]:
-    """The rows of a group, as this transaction has left them."""
+def matching(model: type[Model], db_alias: str, conditions: Mapping[str, Any]) -> Iterator[Model]:
+    """Yield the rows that meet these conditions on indexed fields, in the order of their keys.
+
+    The rows that this transaction has written come first, whether they meet the conditions or not.
+    """
     session = current(db_alias)
-    if session is not None and (model, value) in session.groups:
-        return by_keys(model, db_alias, sorted(session.groups[model, value]))
-    rows = list(_native(model, db_alias).filter(**{attname: value}))
-    if session is not None:
-        session.groups[model, value] = {row.pk for row in rows}
-    return rows
+    own = {key: row for (kind, key), row in session.written.items() if kind is model} if session else {}
+    yield from (copy.copy(row) for _, row in sorted(own.items()) if row is not None)
+    last: dict[str, Any] = {}
+    while True:
+        with _own_writes_hidden(db_alias):
+            rows = all_rows(model, db_alias).filter(**{**conditions, **last}).order_by("pk")
+            page = _read(rows[:PAGE], db_alias)
+        yield from (row for row in page if row.pk not in own)
+        if len(page) < PAGE:
+            return
+        last = {"pk__gt": page[-1].pk}
 
 
-def everything(model: type[Model], db_alias: str) -> list[Model]:
-    """Every row that was there before this transaction wrote any."""
-    return list(_native(model, db_alias))
-
-
-def prepare(row: Any, db_alias: str) -> None:
-    """Before a row is written: read its group, where the group is asked for after that in the same transaction."""
-    session = current(db_alias)
-    if session is not None and row.is_asked_for_later and (type(row), row.group_value) not in session.groups:
-        by_group(type(row), db_alias, row.group, row.group_value)
-
-
-def note(row: Model, db_alias: str, group: Any, *, is_deleted: bool = False) -> None:
-    """Remember what is about to be written."""
-    session = current(db_alias)
-    if session is None:
+@contextlib.contextmanager
+def _own_writes_hidden(db_alias: str) -> Iterator[None]:
+    """Hide the transaction's writes from gcloudc, which refuses a query that could return them."""
+    connection: Any = connections[db_alias].connection
+    written = getattr(connection, "_cache", None)
+    if not written:
+        yield
         return
-    model = type(row)
-    session.written[model, row.pk] = None if is_deleted else copy.copy(row)
-    if (model, group) in session.groups:
-        session.groups[model, group].add(row.pk)
+    connection._cache = {}
+    try:
+        yield
+    finally:
+        connection._cache = {**written, **connection._cache}
 
 
-def _native(model: type[Model], db_alias: str) -> QuerySet[Any]:
-    return QuerySet(model=model, using=db_alias).order_by()
+def deleted(model: type[Model], db_alias: str) -> set[Any]:
+    """Return the keys of a model's objects that this transaction has deleted: gcloudc still reads them."""
+    connection: Any = connections[db_alias]
+    staged = getattr(connection.connection, "_staged_writes", {})
+    keys = [key.id_or_name for key, (_, entity) in staged.items() if entity is None and key.path[-1] == _table(model)]
+    field: Any = model._meta.pk
+    return {field.to_python(key) for key in keys}
+
+
+def remove_property(objects: Iterable[Model], name: str, db_alias: str) -> int:
+    """Remove a property from the objects' entities, in this transaction. Return how many had it.
+
+    The properties that gcloudc derives from it for lookups are removed as well.
+    """
+    wrapper: Any = connections[db_alias]
+    wrapper.ensure_connection()
+    connection = wrapper.connection
+    names = {name, *(f"_idx_{kind}_{name}" for kind in _DERIVED)}
+    changed = 0
+    for entity in connection.get([_native_key(obj, wrapper) for obj in objects]):
+        present = names.intersection(entity.keys())
+        for each in present:
+            del entity[each]
+        if present:
+            connection.put(entity)
+            changed += 1
+    return changed
+
+
+def _native_key(obj: Model, wrapper: Any) -> Any:
+    field: Any = obj._meta.pk
+    key = wrapper.ops.value_for_db(field.get_db_prep_save(obj.pk, wrapper), field)
+    return wrapper.connection.new_key(_table(type(obj)), key, namespace=wrapper.namespace)
+
+
+def written(db_alias: str) -> tuple[int, int]:
+    """Return the number of entities that this transaction will write, and about how many bytes they have."""
+    connection: Any = connections[db_alias].connection
+    entities = [entity for _, entity in getattr(connection, "_staged_writes", {}).values()]
+    return len(entities), sum(_size(entity._properties) for entity in entities if entity is not None)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(len(name) + 1 + _size(each) for name, each in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return sum(_size(each) for each in value)
+    return len(value.encode() if isinstance(value, str) else value) + 1 if isinstance(value, (str, bytes)) else 8
+
+
+def _table(model: type[Model]) -> str:
+    return [*model._meta.get_parent_list(), model][0]._meta.db_table
+
+
+def remember(row: Model, db_alias: str, *, is_deleted: bool = False) -> None:
+    """Remember a row that is about to be written."""
+    session = current(db_alias)
+    if session is not None:
+        session.written[type(row), row.pk] = None if is_deleted else copy.copy(row)
+
+
+def _read(queryset: QuerySet[Any], db_alias: str) -> list[Any]:
+    rows = list(queryset)
+    for row in rows:
+        is_v03_entity = row.is_v03_entity
+        _complete(row)
+        if is_v03_entity:
+            row.convert_v03_entity(db_alias)
+        row.defer_long_texts()
+    return rows
+
+
+def _complete(row: Model) -> None:
+    """Set the fields that the entity lacks, because it was saved before the model had them, to their defaults."""
+    for field in row._meta.concrete_fields:
+        if getattr(row, field.attname) is None and not field.null:
+            setattr(row, field.attname, field.get_default())

@@ -1,8 +1,8 @@
-"""Runs one job: plan a stage, work at a shard, or look whether all is done."""
+"""The executor, which runs one job: plan a stage, process a shard, or check whether all shards are done."""
 
 from __future__ import annotations
 
-from massmigration.executor.running import run
+from massmigration.executor.job import run
 from massmigration.executor.transport import Transport
 
 __all__ = ["Transport", "run"]

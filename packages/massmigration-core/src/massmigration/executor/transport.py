@@ -1,4 +1,4 @@
-"""What the executor needs of whoever carries its jobs."""
+"""The protocol by which the executor sends jobs."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from typing import Any, Protocol
 from django.db.models import QuerySet
 
 from massmigration.jobs import Job
-from massmigration.keyset import Keyset
-from massmigration.sharding import Plan
+from massmigration.paging.keyset import Keyset
+from massmigration.paging.sharding import ShardPlan
 
 
 class Transport(Protocol):
-    """A backend, as seen from below."""
+    """A sender of jobs through a backend."""
 
-    supports_delay: bool
+    @property
+    def supports_delay(self) -> bool:
+        """Whether the queue can delay a job."""
+
+    @property
+    def max_delay(self) -> dt.timedelta | None:
+        """The longest delay of the queue, or None."""
 
     def enqueue(self, job: Job, *, delay: dt.timedelta | None = None) -> None:
         """Send one job."""
 
     def enqueue_all(self, jobs: Sequence[Job], *, finish: Job) -> None:
-        """Send the jobs of a stage's shards. `finish` may follow them; nothing depends on it."""
+        """Send the jobs of a stage's shards. A backend may send `finish` after them; nothing depends on it."""
 
-    def split(self, queryset: QuerySet[Any], keyset: Keyset, count: int) -> Plan:
+    def split(self, queryset: QuerySet[Any], keyset: Keyset, count: int) -> ShardPlan:
         """Cut a stage's queryset into about `count` ranges."""
 
     def stop_requested(self) -> bool:
-        """Whether the worker has been asked to shut down."""
+        """Return whether the worker has been asked to shut down."""
 
     def job_duration(self) -> dt.timedelta:
-        """How long a job may go on with further batches."""
-
-    def heal(self, db_alias: str) -> None:
-        """Send what is stuck again, at most once a lease."""
+        """Return how long a job may start further batches."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for an end at the next batch boundary, the second ends the process at once."""
+"""Ctrl-C and SIGTERM: the first signal stops the command after the current batch, the second exits at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXIT_RESUMABLE = 4
 
 
 class Interrupts:
-    """Listens within its `with` block, if that is in the main thread; Python allows no other."""
+    """A context manager that handles the signals. Does nothing outside of the main thread, as Python requires."""
 
     def __init__(self) -> None:
         self.at_once: Callable[[], object] = lambda: None
@@ -25,11 +25,12 @@ class Interrupts:
 
     @property
     def requested(self) -> bool:
-        """Has somebody asked for an end?"""
+        """Whether a signal has been received."""
         return self._first is not None
 
     @property
     def exit_code(self) -> int:
+        """The exit code after the first signal."""
         return EXIT_CTRL_C if self._first == signal.SIGINT else EXIT_RESUMABLE
 
     def __enter__(self) -> Interrupts:
@@ -50,5 +51,5 @@ class Interrupts:
             self._first = number
             return
         self.at_once()
-        # No waiting for threads: what they are in the middle of is rolled back, and free when its lease ends.
+        # Do not wait for threads: their batches are rolled back, and their shards are free when the leases expire.
         os._exit(EXIT_CTRL_C)

@@ -1,4 +1,4 @@
-"""Writes the file of a new migration."""
+"""The file of a new migration: its name, its contents and its creation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import contextlib
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 from django.apps import AppConfig
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from django.db import connections
-from django.template import Context, Engine, TemplateSyntaxError
+from django.template import Context, Engine, TemplateDoesNotExist, TemplateSyntaxError
+from django.template.loader import get_template
 
 from massmigration.loader import FOLDER, is_valid_name, store
 from massmigration.models import MigrationRecord
@@ -22,14 +25,14 @@ KINDS = ("mapper", "simple", "custom", "operations")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A file that is to be written."""
+    """A file to write."""
 
     path: Path
     source: str
 
 
 def create(config: AppConfig, name: str, template: str) -> Path:
-    """Write the app's next migration, depending on its last one, and return where. Never overwrite a file."""
+    """Write the next migration of the app and return its path. Never overwrite a file."""
     made = draft(config, name, template)
     made.path.parent.mkdir(exist_ok=True)
     (made.path.parent / "__init__.py").touch()
@@ -43,17 +46,19 @@ def create(config: AppConfig, name: str, template: str) -> Path:
 
 
 def draft(config: AppConfig, name: str, template: str) -> Draft:
-    """What `create` would write."""
-    text = _template_text(template)
+    """Return the file that `create` would write."""
+    own = _own_template(template)
+    text = "" if own else _template_text(template)
     _check_name(name)
     folder = Path(config.path) / FOLDER
     if folder.exists() and not folder.is_dir():
-        raise CommandError(f"{folder} is not a folder; move it away.")
+        raise CommandError(f"{folder} exists but is not a folder. Move or rename it.")
     existing = sorted(_existing(folder), key=lambda each: (_number(each), each))
     _check_new(name, existing, folder)
     last = max(map(_number, [*existing, *_recorded(config.label)]), default=0)
     stem = f"{last + 1:04d}_{name}"
-    source = _render(text, config.label, stem, existing[-1] if existing else None)
+    previous = existing[-1] if existing else None
+    source = _render_own(own, config.label, stem, previous) if own else _render(text, config.label, stem, previous)
     return Draft(path=folder / f"{stem}.py", source=source)
 
 
@@ -62,10 +67,10 @@ def _existing(folder: Path) -> list[str]:
 
 
 def _recorded(app_label: str) -> list[str]:
-    """The names of the app's migrations that have records, where a database can be asked. Files may be deleted."""
+    """Return the names of the app's migrations that have records, as far as the databases can be read."""
     found: list[str] = []
     for db_alias in connections:
-        with contextlib.suppress(Exception):  # none is needed to write a file
+        with contextlib.suppress(Exception):  # creating a file does not need a database
             records = MigrationRecord.objects.using(db_alias).filter(key__startswith=f"{app_label}:")
             found += [key.partition(":")[2] for key in records.values_list("key", flat=True)]
     return [name for name in found if is_valid_name(name)]
@@ -78,15 +83,31 @@ def _number(stem: str) -> int:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
         raise CommandError(
-            f"{name!r} is not a name for a migration: use lower-case letters, digits and underscores, as in "
-            "'fill_slugs'; the number before it is added for you."
+            f"{name!r} is not a valid name for a migration. Use lower-case letters, digits and underscores, as in "
+            "'fill_slugs'. The number is added automatically."
         )
 
 
 def _check_new(name: str, existing: list[str], folder: Path) -> None:
     for stem in existing:
         if stem.partition("_")[2] == name:
-            raise CommandError(f"{folder / stem}.py exists already; choose a name other than {name!r}.")
+            raise CommandError(f"{folder / stem}.py already exists. Choose another name than {name!r}.")
+
+
+def _own_template(template: str) -> Any:
+    """Return the project's own template, where django-mass-migration looked for it, or None."""
+    try:
+        return get_template(f"migration_templates/{template}.py")
+    except (TemplateDoesNotExist, ImproperlyConfigured):
+        return None
+    except TemplateSyntaxError as error:
+        raise CommandError(f"migration_templates/{template}.py is not a valid Django template: {error}") from error
+
+
+def _render_own(template: Any, app_label: str, stem: str, previous: str | None) -> str:
+    """Render a project's own template with the context of django-mass-migration: `dependencies` is a list of pairs."""
+    dependencies = [(app_label, previous)] if previous else []
+    return str(template.render({"app_label": app_label, "name": stem, "dependencies": dependencies}))
 
 
 def _template_text(template: str) -> str:
@@ -95,12 +116,13 @@ def _template_text(template: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(
-            f"The template {template!r} cannot be read ({error}); use {', '.join(KINDS)}, or the path of a file."
+            f"The template {template!r} cannot be read ({error}). Use {', '.join(KINDS)}, the path of a file, or the "
+            "name, without .py, of a template in a folder migration_templates of your templates."
         ) from error
 
 
 def _render(text: str, app_label: str, stem: str, last: str | None) -> str:
-    """Fill a template in: `{{ title }}`, `{{ name }}`, `{{ app_label }}` and `{{ dependencies }}`."""
+    """Render a template with `{{ title }}`, `{{ name }}`, `{{ app_label }}` and `{{ dependencies }}`."""
     lines = ["", "    dependencies = [", f'        ("{app_label}", "{last}"),', "    ]", ""] if last else [""]
     values = {
         "app_label": app_label,
@@ -111,4 +133,4 @@ def _render(text: str, app_label: str, stem: str, last: str | None) -> str:
     try:
         return Engine().from_string(text).render(Context(values, autoescape=False))
     except TemplateSyntaxError as error:
-        raise CommandError(f"The template is not one of Django's ({error}).") from error
+        raise CommandError(f"The template is not a valid Django template: {error}") from error

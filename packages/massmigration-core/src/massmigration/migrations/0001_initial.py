@@ -5,6 +5,7 @@ import uuid
 import django.db.models.deletion
 from django.db import migrations, models
 
+import massmigration.dialects.times
 from massmigration.migrations._old_records import ConvertOldRecords, SetOldRecordsAside
 
 
@@ -21,7 +22,7 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("key", models.CharField(db_index=True, max_length=255)),
                 ("attempt_id", models.UUIDField(null=True)),
-                ("at", models.DateTimeField()),
+                ("at", massmigration.dialects.times.UtcDateTimeField()),
                 ("actor", models.CharField(blank=True, max_length=255)),
                 (
                     "source",
@@ -49,6 +50,7 @@ class Migration(migrations.Migration):
                         choices=[
                             ("queued", "Queued"),
                             ("running", "Running"),
+                            ("waiting", "Waiting"),
                             ("paused", "Paused"),
                             ("failed", "Failed"),
                             ("cancelled", "Cancelled"),
@@ -65,74 +67,103 @@ class Migration(migrations.Migration):
                         help_text="Changes with every launch, retry and restart; jobs of other attempts are dropped.",
                     ),
                 ),
-                ("stage", models.PositiveIntegerField(default=0, help_text="The stage being worked at, from 0.")),
+                ("stage", models.PositiveIntegerField(default=0, help_text="The current stage, from 0.")),
                 (
                     "is_planned",
-                    models.BooleanField(default=False, help_text="The present stage has been cut into shards."),
+                    models.BooleanField(default=False, help_text="The current stage has been split into shards."),
                 ),
                 (
                     "pass_number",
                     models.PositiveIntegerField(
                         default=0,
-                        help_text="The present pass over the stage's queryset; from 1 for what was left.",
+                        help_text="The current pass over the stage's queryset, from 0.",
                     ),
                 ),
                 (
-                    "left",
-                    models.PositiveBigIntegerField(help_text="The fewest objects that a pass has left.", null=True),
+                    "fewest_remaining",
+                    models.PositiveBigIntegerField(
+                        help_text="The lowest number of remaining objects after a pass.", null=True
+                    ),
                 ),
                 (
-                    "stalls",
+                    "stalled_passes",
                     models.PositiveSmallIntegerField(
-                        default=0, help_text="How many passes have left no fewer than that."
+                        default=0, help_text="The number of passes that did not lower it."
                     ),
                 ),
                 (
                     "is_managed",
                     models.BooleanField(
                         default=True,
-                        help_text="False when the migration's own launch() runs it: no plan, no healing, no pause.",
+                        help_text="False when the migration's own launch() runs it: no plan, no recovery, no pause.",
                     ),
                 ),
                 (
                     "backend",
-                    models.CharField(
-                        blank=True, help_text="Dotted path of the backend that carries its jobs.", max_length=255
-                    ),
+                    models.CharField(blank=True, help_text="Dotted path of the backend for its jobs.", max_length=255),
                 ),
                 (
                     "total",
-                    models.PositiveBigIntegerField(help_text="Objects in the present stage, when known.", null=True),
+                    models.PositiveBigIntegerField(help_text="Objects in the current stage, if known.", null=True),
                 ),
                 ("is_total_estimated", models.BooleanField(default=False)),
                 ("launched_by", models.CharField(blank=True, max_length=255)),
-                ("launched_at", models.DateTimeField(null=True)),
-                ("started_at", models.DateTimeField(null=True)),
-                ("finished_at", models.DateTimeField(null=True)),
+                ("launched_at", massmigration.dialects.times.UtcDateTimeField(null=True)),
+                ("started_at", massmigration.dialects.times.UtcDateTimeField(null=True)),
+                (
+                    "waiting_since",
+                    massmigration.dialects.times.UtcDateTimeField(
+                        help_text="When the current stage began to wait for an operator.", null=True
+                    ),
+                ),
+                ("finished_at", massmigration.dialects.times.UtcDateTimeField(null=True)),
                 ("last_error", models.TextField(blank=True)),
                 ("was_faked", models.BooleanField(default=False)),
                 (
                     "source_hash",
                     models.CharField(
-                        blank=True, help_text="SHA-256 of the file that the attempt began with.", max_length=64
+                        blank=True, help_text="SHA-256 of the file when the attempt started.", max_length=64
                     ),
                 ),
                 (
                     "running_hash",
                     models.CharField(
                         blank=True,
-                        help_text="SHA-256 of another version of the file that a worker ran last.",
+                        help_text="SHA-256 of a different version of the file that a worker ran last.",
                         max_length=64,
                     ),
                 ),
                 (
                     "next_send_at",
-                    models.DateTimeField(help_text="When healing may send this record's next job again.", null=True),
+                    massmigration.dialects.times.UtcDateTimeField(
+                        help_text="When recovery may send this record's next job again.", null=True
+                    ),
                 ),
                 (
                     "send_count",
                     models.PositiveSmallIntegerField(
-                        default=0, help_text="How often healing has sent it; doubles the wait."
+                        default=0, help_text="How often recovery has sent it; doubles the wait."
+                    ),
+                ),
+                (
+                    "stalled_tries",
+                    models.PositiveIntegerField(
+                        default=0,
+                        help_text="Consecutive failed attempts to plan or finish the stage.",
+                    ),
+                ),
+                (
+                    "stalled_since",
+                    massmigration.dialects.times.UtcDateTimeField(
+                        help_text="Time of the first of them; null: there was none.", null=True
+                    ),
+                ),
+                ("stalled_error", models.TextField(blank=True, help_text="The last error.")),
+                (
+                    "limited_until",
+                    massmigration.dialects.times.UtcDateTimeField(
+                        help_text="When MaxRowsPerSecond allows the next batch; each batch moves it by its rows.",
+                        null=True,
                     ),
                 ),
             ],
@@ -142,10 +173,11 @@ class Migration(migrations.Migration):
                 "permissions": (
                     (
                         "run_migrationrecord",
-                        "Can launch, retry, restart and fake mass migrations, and resolve failed objects",
+                        "Can launch, retry, restart, fake and proceed with mass migrations, and resolve failed objects",
                     ),
-                    ("control_migrationrecord", "Can pause, resume, cancel and heal mass migrations"),
+                    ("control_migrationrecord", "Can pause, resume, cancel and recover mass migrations"),
                     ("forget_migrationrecord", "Can forget mass migrations"),
+                    ("inspect_migrationrecord", "Can see the messages, tracebacks and details of mass migrations"),
                 ),
             },
         ),
@@ -158,25 +190,25 @@ class Migration(migrations.Migration):
                 ("shard", models.PositiveIntegerField()),
                 (
                     "object_pk",
-                    models.JSONField(help_text="Null: the operation of a stage that is done once.", null=True),
+                    models.JSONField(help_text="Null: the stage is done by one call.", null=True),
                 ),
                 (
-                    "was_passed",
-                    models.BooleanField(default=False, help_text="The cursor has gone on beyond the object."),
+                    "is_behind_cursor",
+                    models.BooleanField(default=False, help_text="The migration continued past the object."),
                 ),
                 ("exception_class", models.CharField(max_length=255)),
                 ("message", models.TextField()),
                 ("traceback", models.TextField()),
-                ("fingerprint", models.CharField(help_text="Equal for failures of one cause.", max_length=64)),
-                ("failed_at", models.DateTimeField()),
-                ("resolved_at", models.DateTimeField(null=True)),
+                ("fingerprint", models.CharField(help_text="Equal for failures with one cause.", max_length=64)),
+                ("failed_at", massmigration.dialects.times.UtcDateTimeField()),
+                ("resolved_at", massmigration.dialects.times.UtcDateTimeField(null=True)),
                 (
                     "resolution",
-                    models.TextField(blank=True, help_text="Why an operator said that it need not be done again."),
+                    models.TextField(blank=True, help_text="The operator's reason for marking it as resolved."),
                 ),
                 (
-                    "is_left_out",
-                    models.BooleanField(default=False, help_text="The present attempt does not do it again."),
+                    "is_excluded",
+                    models.BooleanField(default=False, help_text="The current attempt does not process it again."),
                 ),
                 (
                     "record",
@@ -191,7 +223,7 @@ class Migration(migrations.Migration):
             options={
                 "ordering": ("pk",),
                 "indexes": [
-                    models.Index(fields=["record", "stage", "shard"], name="massmigration_failed"),
+                    models.Index(fields=["is_behind_cursor", "record", "stage", "shard"], name="massmigration_failed"),
                     models.Index(fields=["record", "resolved_at", "fingerprint"], name="massmigration_failed_groups"),
                 ],
             },
@@ -205,46 +237,90 @@ class Migration(migrations.Migration):
                 ("index", models.PositiveIntegerField()),
                 ("lower", models.JSONField(help_text="Exclusive; null: from the start.", null=True)),
                 ("upper", models.JSONField(help_text="Inclusive; null: a stage that is done once.", null=True)),
-                ("cursor", models.JSONField(help_text="The last key done; null: none yet.", null=True)),
+                ("cursor", models.JSONField(help_text="The last processed key; null: none yet.", null=True)),
                 (
                     "fence",
-                    models.PositiveBigIntegerField(default=0, help_text="What a checkpoint must find unchanged."),
+                    models.PositiveBigIntegerField(
+                        default=0,
+                        help_text="Incremented by every batch; a checkpoint requires that no other batch did so.",
+                    ),
                 ),
                 ("lease_token", models.UUIDField(null=True)),
-                ("lease_until", models.DateTimeField(null=True)),
-                ("worker", models.CharField(blank=True, help_text="Who took the lease last.", max_length=255)),
+                ("lease_until", massmigration.dialects.times.UtcDateTimeField(null=True)),
+                (
+                    "worker",
+                    models.CharField(blank=True, help_text="The worker that took the lease last.", max_length=255),
+                ),
                 (
                     "next_send_at",
-                    models.DateTimeField(help_text="When healing may send this shard's job again.", null=True),
+                    massmigration.dialects.times.UtcDateTimeField(
+                        help_text="When recovery may send this shard's job again.", null=True
+                    ),
                 ),
                 ("send_count", models.PositiveSmallIntegerField(default=0)),
-                ("heartbeat_at", models.DateTimeField(null=True)),
+                ("heartbeat_at", massmigration.dialects.times.UtcDateTimeField(null=True)),
                 ("processed", models.PositiveBigIntegerField(default=0)),
                 (
                     "skipped",
-                    models.PositiveBigIntegerField(default=0, help_text="Rows that vanished while their batch ran."),
+                    models.PositiveBigIntegerField(
+                        default=0, help_text="Rows that were deleted while their batch ran."
+                    ),
                 ),
                 ("failed", models.PositiveBigIntegerField(default=0)),
                 (
-                    "failed_in_a_row",
-                    models.PositiveIntegerField(default=0, help_text="Objects that failed since one did not."),
+                    "consecutive_failures",
+                    models.PositiveIntegerField(default=0, help_text="Failures since the last object that succeeded."),
                 ),
                 (
                     "batch_size",
-                    models.PositiveIntegerField(default=0, help_text="Rows in the next batch; 0: not yet measured."),
+                    models.PositiveIntegerField(default=0, help_text="Rows in the next batch; 0: not measured yet."),
                 ),
-                ("is_done", models.BooleanField(default=False)),
                 (
-                    "is_redo",
-                    models.BooleanField(
-                        default=False, help_text="Its range is one of failed objects, by their own id."
+                    "changed",
+                    models.PositiveBigIntegerField(default=0, help_text="Rows changed; null: not known.", null=True),
+                ),
+                (
+                    "stalled_tries",
+                    models.PositiveIntegerField(
+                        default=0, help_text="Consecutive rounds in which the cursor did not move."
                     ),
                 ),
                 (
-                    "has_stayed",
+                    "stalled_since",
+                    massmigration.dialects.times.UtcDateTimeField(
+                        help_text="Time of the first of them; null: there was none.", null=True
+                    ),
+                ),
+                ("stalled_error", models.TextField(blank=True, help_text="The last error.")),
+                (
+                    "throttled_until",
+                    massmigration.dialects.times.UtcDateTimeField(
+                        help_text="No claim and no batch before this time.", null=True
+                    ),
+                ),
+                (
+                    "throttled_by",
+                    models.CharField(blank=True, help_text="The throttle that requested it.", max_length=255),
+                ),
+                (
+                    "ticket",
+                    models.UUIDField(
+                        help_text="Ticket of the job that claimed the shard last; older jobs are dropped.",
+                        null=True,
+                    ),
+                ),
+                ("is_done", models.BooleanField(default=False)),
+                (
+                    "is_retry",
+                    models.BooleanField(
+                        default=False, help_text="A retry shard: its range is a range of ids of failed objects."
+                    ),
+                ),
+                (
+                    "still_matched",
                     models.BooleanField(
                         default=False,
-                        help_text="An object that was done still matched the queryset: no further pass is made.",
+                        help_text="A processed object still matched the queryset, so there is no further pass.",
                     ),
                 ),
                 (

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from massmigration.definitions.base import BaseMigration, get_all_db_aliases
-from massmigration.definitions.mapper import MapperMigration
-from massmigration.definitions.simple import SimpleMigration
+from massmigration.definitions.base import BaseMigration, MapperMigration, SimpleMigration, get_all_db_aliases
+from massmigration.definitions.details import Detail, MigrationAction
+from massmigration.definitions.stages import MappedStage, OnceStage, StageContext, WaitStage
 
-__all__ = ["BaseMigration", "MapperMigration", "SimpleMigration", "get_all_db_aliases"]
+__all__ = [
+    "BaseMigration",
+    "Detail",
+    "MappedStage",
+    "MapperMigration",
+    "MigrationAction",
+    "OnceStage",
+    "SimpleMigration",
+    "StageContext",
+    "WaitStage",
+    "get_all_db_aliases",
+]

@@ -1,25 +1,24 @@
-"""Converts the table of django-mass-migration 0.3.x, which no schema migration has made.
+"""Conversion of the table of django-mass-migration 0.3.x, which was created without a schema migration.
 
-It stands where the new table of records must go. So it is set aside before the new tables are made, and its rows are
-converted when they are there. On engines that roll DDL back this is one transaction. On the others the rows are
-converted by the next migration, and each step can be done again after an interruption.
+The old table has the name of the new table of records. So it is renamed or copied before the new tables are created,
+and its rows are converted afterwards. On databases that can roll back DDL, this is one transaction. On others the next
+migration converts the rows, and each step can be repeated after an interruption.
 """
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
-from django.apps.registry import Apps
 from django.core.management.base import CommandError
-from django.db import models, router, transaction
+from django.db import router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from massmigration.clock import DatabaseNow
-from massmigration.states import Status
+from massmigration.dialects import dialect_for
+from massmigration.dialects.times import DatabaseNow
+from massmigration.v03_records import V03Record, detail_of, fields_of
 
 MODEL = "migrationrecord"
 TABLE = f"massmigration_{MODEL}"
@@ -29,36 +28,19 @@ NEW_TABLES = (TABLE, "massmigration_event", "massmigration_failedobject", "massm
 OLD_COLUMNS = frozenset({"key", "is_applied", "has_error"})
 NEW_COLUMN = "status"
 
-SQL_VENDORS = frozenset({"mysql", "oracle", "postgresql", "sqlite"})
 
+class OldRecord(V03Record):
+    """A row of the table that was set aside."""
 
-class OldRecord(models.Model):
-    """A row that was set aside. Which of the columns there are depends on the version that made them."""
-
-    key = models.CharField(max_length=250, primary_key=True)
-    is_applied = models.BooleanField()
-    has_error = models.BooleanField()
-    attempt_uuid = models.UUIDField()
-    initiated_at = models.DateTimeField(null=True)
-    applied_at = models.DateTimeField(null=True)
-    last_error = models.TextField()
-    was_faked = models.BooleanField()
-
-    class Meta:
-        apps = Apps()
-        app_label = "massmigration"
-        managed = False
+    class Meta(V03Record.Meta):
         db_table = ASIDE
-
-    def __str__(self) -> str:
-        return self.key
 
 
 class _Step(Operation):
-    """Not written as SQL by `sqlmigrate`: what it does depends on what it finds."""
+    """An operation that `sqlmigrate` cannot show as SQL, because its effect depends on the existing tables."""
 
     reduces_to_sql = False
-    atomic = False  # a transaction around the whole would forbid DDL on MariaDB
+    atomic = False  # a transaction around the operation would forbid DDL on MariaDB
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
         pass
@@ -71,26 +53,25 @@ class _Step(Operation):
         to_state: ProjectState,
     ) -> None:
         connection = schema_editor.connection
-        if connection.vendor in SQL_VENDORS and router.allow_migrate(connection.alias, app_label, model_name=MODEL):
+        if dialect_for(connection).has_sql and router.allow_migrate(connection.alias, app_label, model_name=MODEL):
             self.step(schema_editor, to_state)
 
     def database_backwards(self, *args: Any) -> None:
-        """The old table is not made again."""
+        """Do nothing: the old table is not restored."""
 
     def step(self, schema_editor: BaseDatabaseSchemaEditor, to_state: ProjectState) -> None:
         raise NotImplementedError
 
 
 class SetOldRecordsAside(_Step):
-    """Makes room for the new table. The first operation, before any table is made."""
+    """The operation that moves the old table out of the way. It is the first one, before any table is created."""
 
     def describe(self) -> str:
         return "Set the records of django-mass-migration aside"
 
     def step(self, schema_editor: BaseDatabaseSchemaEditor, to_state: ProjectState) -> None:
         connection = schema_editor.connection
-        columns = _columns(connection, TABLE)
-        if columns >= OLD_COLUMNS and NEW_COLUMN not in columns:
+        if _is_old(_columns(connection, TABLE)):
             if not _columns(connection, ASIDE):
                 _set_aside(schema_editor)
             elif _has_rows(connection, TABLE):
@@ -101,16 +82,18 @@ class SetOldRecordsAside(_Step):
             else:
                 _drop(schema_editor, TABLE)
         if not connection.features.can_rollback_ddl:
-            # What an interrupted run has made is empty: the rows are converted by the next migration.
+            # Tables that an interrupted run created are empty, because the next migration converts the rows.
             for table in NEW_TABLES:
                 if _columns(connection, table) and not _has_rows(connection, table):
                     _drop(schema_editor, table)
 
 
 class ConvertOldRecords(_Step):
-    """Makes records and events out of what was set aside.
+    """The operation that converts the old rows to records and events.
 
-    `in_transaction`: only where it is one with the making of the tables.
+    `in_transaction`: convert only if the database creates the tables in the same transaction (default: False). If
+    False, also do the work of the first migration if Django has skipped it, because the project had recorded a
+    migration of its own with the same name for the old table.
     """
 
     def __init__(self, *, in_transaction: bool = False) -> None:
@@ -121,6 +104,8 @@ class ConvertOldRecords(_Step):
 
     def step(self, schema_editor: BaseDatabaseSchemaEditor, to_state: ProjectState) -> None:
         connection = schema_editor.connection
+        if not self.in_transaction:
+            self._make_up_for_the_first(schema_editor, to_state)
         columns = _columns(connection, ASIDE)
         if not columns or (self.in_transaction and not connection.features.can_rollback_ddl):
             return
@@ -128,11 +113,28 @@ class ConvertOldRecords(_Step):
             _convert(connection.alias, columns, to_state)
         _drop(schema_editor, ASIDE)
 
+    def _make_up_for_the_first(self, schema_editor: BaseDatabaseSchemaEditor, to_state: ProjectState) -> None:
+        connection = schema_editor.connection
+        if _is_old(_columns(connection, TABLE)) or _columns(connection, ASIDE):
+            SetOldRecordsAside().step(schema_editor, to_state)
+        if not _columns(connection, ASIDE):
+            return
+        for model in to_state.apps.get_app_config("massmigration").get_models():  # in the order of their creation
+            if not _columns(connection, model._meta.db_table):
+                schema_editor.create_model(model)
+        for statement in schema_editor.deferred_sql:  # before rows are added: empty tables can be created again
+            schema_editor.execute(statement)
+        schema_editor.deferred_sql.clear()
+
+
+def _is_old(columns: set[str]) -> bool:
+    return columns >= OLD_COLUMNS and NEW_COLUMN not in columns
+
 
 def _set_aside(schema_editor: BaseDatabaseSchemaEditor) -> None:
     quote = schema_editor.connection.ops.quote_name
     if schema_editor.connection.features.can_rollback_ddl:
-        # A table that is renamed keeps its indexes, whose names the new one needs on PostgreSQL.
+        # A renamed table keeps its indexes, and on PostgreSQL the new table needs the names of these indexes.
         schema_editor.execute(f"CREATE TABLE {quote(ASIDE)} AS SELECT * FROM {quote(TABLE)}")
         _drop(schema_editor, TABLE)
     else:
@@ -143,9 +145,9 @@ def _convert(db_alias: str, columns: set[str], to_state: ProjectState) -> None:
     records = to_state.apps.get_model("massmigration", "MigrationRecord")._default_manager.using(db_alias)
     events = to_state.apps.get_model("massmigration", "Event")._default_manager.using(db_alias)
     names = [field.name for field in OldRecord._meta.fields if field.name in columns]
-    present = set(records.values_list("pk", flat=True))  # an interruption can have come after the commit
+    present = set(records.values_list("pk", flat=True))  # a run may have been interrupted after the commit
     old_rows = [row for row in OldRecord._default_manager.using(db_alias).values(*names) if row["key"] not in present]
-    made = [records.model(**_converted(row)) for row in old_rows]
+    made = [records.model(**fields_of(row)) for row in old_rows]
     records.bulk_create(made)
     events.bulk_create(
         events.model(
@@ -155,46 +157,14 @@ def _convert(db_alias: str, columns: set[str], to_state: ProjectState) -> None:
             actor="command:migrate",
             verb="convert",
             to_status=record.status,
-            detail=_detail(row),
+            detail=detail_of(row),
         )
         for record, row in zip(made, old_rows, strict=True)
     )
 
 
-def _converted(row: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the new record. Nothing tells when a migration failed; what was running is cancelled now."""
-    status = _status(row)
-    finished = {Status.APPLIED: row.get("applied_at"), Status.CANCELLED: DatabaseNow()}
-    return {
-        "key": row["key"],
-        "status": status.value,
-        "attempt_id": row.get("attempt_uuid") or uuid.uuid4(),
-        "is_managed": False,
-        "launched_at": row.get("initiated_at"),
-        "started_at": row.get("initiated_at"),
-        "finished_at": finished.get(status),
-        "last_error": row.get("last_error") or "",
-        "was_faked": bool(row.get("was_faked")),
-    }
-
-
-def _status(row: dict[str, Any]) -> Status:
-    # The mapper went on after an error, and marked it as applied too at the end.
-    if row["has_error"]:
-        return Status.FAILED
-    return Status.APPLIED if row["is_applied"] else Status.CANCELLED
-
-
-def _detail(row: dict[str, Any]) -> str:
-    found = [name for name in ("is_applied", "has_error") if row[name]]
-    text = f"django-mass-migration had it with {' and '.join(found) or 'neither is_applied nor has_error'}."
-    if _status(row) is Status.FAILED and row["is_applied"]:
-        return f"{text} It failed on some objects, which were skipped."
-    return text
-
-
 def _columns(connection: BaseDatabaseWrapper, table: str) -> set[str]:
-    """The columns of a table; empty if there is none."""
+    """Return the columns of a table, or an empty set if there is no such table."""
     with connection.cursor() as cursor:
         if connection.introspection.identifier_converter(table) not in connection.introspection.table_names(cursor):
             return set()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from massmigration.operations.base import DataOperation
-from massmigration.operations.copying import CopyModelData, CopyModelDataToNamespace
-from massmigration.operations.deletion import DeleteModelData
-from massmigration.operations.field_data import AddFieldData, CopyFieldData, RemoveFieldData
-from massmigration.operations.mapping import Entity, MapFunctionOnEntities, MapFunctionOnObjects
+from massmigration.operations.fields import AddFieldData, CopyFieldData, RemoveFieldData
 from massmigration.operations.migration import OperationsMigration
+from massmigration.operations.models import CopyModelData, CopyModelDataToNamespace, DeleteModelData
+from massmigration.operations.special import Entity, MapFunctionOnEntities, MapFunctionOnObjects
 
 __all__ = [
     "AddFieldData",

@@ -1,7 +1,8 @@
-"""What every operation on data is: one or more stages of a run, and an operation of Django's migrations too."""
+"""The base class of data operations, which work in an `OperationsMigration` and in Django's own migrations."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -13,9 +14,9 @@ from django.db.models import Model, QuerySet
 
 from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.exceptions import BadMigrationFile
-from massmigration.operations import in_schema_migrations
-from massmigration.operations.context import Context
-from massmigration.operations.lookup import find_model
+from massmigration.operations import schema_migrations
+from massmigration.operations.context import OperationContext
+from massmigration.operations.validation import find_model
 
 try:
     from django.db.migrations.operations.base import OperationCategory
@@ -25,55 +26,59 @@ except ImportError:  # before Django 5.1
 _P = ParamSpec("_P")
 
 _IGNORED = frozenset({"uid", "shard_count", "queue"})
-"""What Djangae's operations are told and these find out, or have no need of."""
+"""Arguments of Djangae's operations that have no meaning here."""
 
 
 class DataOperation(Operation):
     """An operation on the rows of one model.
 
-    In an `OperationsMigration` it is a stage of the run. In a migration of Django's it runs in the foreground, in
-    batches, outside of a transaction; when it is interrupted, the next `migrate` goes on with it.
+    In an `OperationsMigration`, it is a stage. In one of Django's migrations, it runs in the foreground, in batches and
+    outside a transaction. If it is interrupted, the next `migrate` resumes it.
     """
 
     reduces_to_sql = False
     reversible = True
-    """Can Django's migration be unapplied? What was filled in or copied stays as it is then."""
+    """Whether Django's migration can be unapplied. The data stays as it is."""
 
     if OperationCategory is not None:
         category = OperationCategory.PYTHON
 
-    given: dict[str, Any]
-    """What it was made with, by our own names."""
-
     model: str | type[Model]
-    batch_size: int | None
-    on_error: str | None
+    batch_size: int | None = None
+    on_error: str | None = None
 
-    def get_stages(self, context: Context) -> Sequence[Stage]:
-        """What is to be done. Raise `BadMigrationFile` for what is known to be wrong without asking a database."""
+    def __init__(self, model: str | type[Model], *, batch_size: int | None = None, on_error: str | None = None) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.on_error = on_error
+
+    def get_stages(self, context: OperationContext) -> Sequence[Stage]:
+        """Return the operation's stages. Raise `BadMigrationFile` for what is wrong on every database.
+
+        This must not make queries.
+        """
         raise NotImplementedError
 
-    def subject(self, context: Context) -> type[Model]:
-        """The model whose rows it goes through."""
-        return find_model(self, context, self.model)
+    def subject(self, context: OperationContext) -> type[Model]:
+        """Return the model whose rows the operation processes."""
+        return find_model(context, self.model)
 
-    def check_database(self, context: Context, db_alias: str) -> None:
-        """Raise `BadMigrationFile` for what is wrong on one database. Asked before it is launched there."""
+    def check_database(self, context: OperationContext, db_alias: str) -> None:
+        """Raise `BadMigrationFile` for what is wrong on one database. Called before a launch there."""
         model = self.subject(context)
         if not router.allow_migrate_model(db_alias, model):
-            raise self.refusal(
-                context,
-                f"the routers do not have {model._meta.label} on database {db_alias!r}. Name its database in "
-                "allowed_db_aliases.",
+            raise context.error(
+                f"the database routers do not allow {model._meta.label} on database {db_alias!r}. Set "
+                "allowed_db_aliases of the migration to the databases of this model."
             )
 
-    def confirmation(self, context: Context) -> str:
-        """What an operator is to confirm before it is launched, as a sentence; empty: nothing."""
+    def confirmation(self, context: OperationContext) -> str:
+        """Return a sentence that an operator must confirm before a launch, or an empty string."""
         return ""
 
     def mapped(
         self,
-        context: Context,
+        context: OperationContext,
         get_queryset: Callable[[str], QuerySet[Any]],
         *,
         operation: Callable[[Model, str], None] | None = None,
@@ -83,51 +88,45 @@ class DataOperation(Operation):
         is_statement: bool = False,
         empties: bool = False,
     ) -> MappedStage:
-        """A stage with what the migration and the operation itself say about how to run."""
-        on_error = self.on_error or context.on_error
-        batch_size: Any = context.batch_size if self.batch_size is None else self.batch_size
-        if on_error not in ("stop", "continue"):
-            raise self.refusal(context, f"on_error = {on_error!r} is not possible; allowed: 'stop', 'continue'.")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise self.refusal(context, f"batch_size = {batch_size!r} is not possible; it must be 1 or more, or None.")
+        """Return a mapped stage with the options of the migration, some of which the operation overrides."""
+        given = context.options
+        try:
+            options = dataclasses.replace(
+                given,
+                atomic=given.atomic if atomic is None else atomic,
+                batch_size=given.batch_size if self.batch_size is None else self.batch_size,
+                on_error=self.on_error or given.on_error,
+            )
+        except BadMigrationFile as error:
+            raise context.error(str(error)) from None
         return MappedStage(
             name=context.name,
-            atomic=context.atomic if atomic is None else atomic,
-            idle_limit=context.idle_limit,
-            throttle=context.throttle,
             get_queryset=get_queryset,
             operation=operation,
             operation_batch=operation_batch,
             is_statement=is_statement,
             empties=empties,
             update_fields=update_fields,
-            on_error=on_error,
-            max_failures=context.max_failures,
-            batch_size=batch_size,
+            **vars(options),
         )
-
-    def refusal(self, context: Context, problem: str) -> BadMigrationFile:
-        """The error that says what is wrong with this operation."""
-        return BadMigrationFile(f"{type(self).__name__} in migration {context.name!r}: {problem}")
 
     # As an operation of Django's migrations.
 
-    def deconstruct(self) -> tuple[str, Sequence[Any], dict[str, Any]]:
-        return type(self).__name__, [], dict(self.given)
-
     def state_forwards(self, app_label: str, state: Any) -> None:
-        """Data is no part of the models' state."""
+        """Leave the state alone: data is not part of it."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        in_schema_migrations.forwards(self, app_label, schema_editor, from_state)
+        schema_migrations.forwards(self, app_label, schema_editor, from_state)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        """Nothing is taken back; but forwards, it will be done again."""
-        in_schema_migrations.backwards(self, app_label, schema_editor, from_state)
+        """Leave the data as it is, but have the operation run again when the migration is applied again."""
+        schema_migrations.backwards(self, app_label, schema_editor, from_state)
 
     def describe(self) -> str:
-        told = [str(value) if isinstance(value, str) else _label(value) for value in list(self.given.values())[:3]]
-        return f"Data: {type(self).__name__} {', '.join(filter(None, told))}, in batches"
+        _, positional, named = self.deconstruct()
+        first = [*positional, *named.values()][:3]
+        names = [str(value) if isinstance(value, str) else _label(value) for value in first]
+        return f"Data: {type(self).__name__} {', '.join(filter(None, names))}, in batches"
 
 
 def _label(value: Any) -> str:
@@ -136,26 +135,31 @@ def _label(value: Any) -> str:
     return ""
 
 
-def also_known_as(**names: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
-    """Let an `__init__` take the names of Djangae's operations too: each name's value is what it is here."""
+def accepts_djangae_names(**names: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Decorate an `__init__` to accept the argument names of Djangae's operations, too.
+
+    `names`: the name here for each of Djangae's names.
+    """
 
     def decorate(init: Callable[_P, None]) -> Callable[_P, None]:
         signature = inspect.signature(init)
 
         @wraps(init)
         def translated(*args: _P.args, **kwargs: _P.kwargs) -> None:
-            found = {names.get(name, name): value for name, value in _ours(kwargs).items()}
+            found = {names.get(name, name): value for name, value in _without_djangae_options(kwargs).items()}
             given = dict(signature.bind(*args, **found).arguments)
             operation = given.pop("self")
-            operation.given = given
+            if getattr(type(operation).__init__, "_is_translated", False):  # no subclass has an __init__ of its own
+                operation._constructor_args = ((), given)  # which Django's deconstruct() returns
             init(operation, **given)
 
+        translated._is_translated = True  # type: ignore[attr-defined]
         return translated
 
     return decorate
 
 
-def _ours(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _without_djangae_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in kwargs.items() if name not in _IGNORED}
     if "entities_per_task" in found:
         found["batch_size"] = found.pop("entities_per_task")

@@ -1,1 +1,1 @@
-"""For `{% load massmigration %}`."""
+"""The template tags and filters of `{% load massmigration %}`."""

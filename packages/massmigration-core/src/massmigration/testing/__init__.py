@@ -1,4 +1,4 @@
-"""For tests: of adapters, and of projects that have migrations."""
+"""Helpers for tests of migrations, and the tests that every backend must pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendContract", "run_migration"]
 
-# Before anybody imports the contract, or its assertions would not say what they found.
+# Before the contract is imported, or pytest could not show the values in failed assertions.
 with contextlib.suppress(ImportError):
     import pytest
 
@@ -21,7 +21,7 @@ with contextlib.suppress(ImportError):
 
 
 def __getattr__(name: str) -> Any:
-    """Import the contract when it is asked for: projects that test without pytest need the rest."""
+    """Import the contract on first access: projects that test without pytest need the rest of this package."""
     if name != "BackendContract":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -1,4 +1,4 @@
-"""The promises that every backend makes. Subclass it, say how to drain the queue, run pytest.
+"""The tests that every backend must pass. Subclass `BackendContract` and implement `drain`:
 
 class TestMyBackend(BackendContract):
     backend_path = "massmigration_example.ExampleBackend"
@@ -13,26 +13,103 @@ import contextlib
 import datetime as dt
 import json
 import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from django.db import transaction
 
-from massmigration import api, sharding, worker
+from massmigration import api, worker
 from massmigration.backends.base import BaseBackend, problem_of_actions
 from massmigration.backends.handler import get_backend
+from massmigration.backends.sender import JobSender
+from massmigration.dialects.times import DatabaseNow
 from massmigration.exceptions import BadPayload
 from massmigration.jobs import Job, JobKind
-from massmigration.models import Event, ShardRecord
+from massmigration.loader import store
+from massmigration.models import Event, MigrationRecord, ShardRecord
+from massmigration.paging import sharding
 from massmigration.recorder import records, shards
 from massmigration.states import Status
-from massmigration.testing.contract_base import BATCHES, MAPPED, SIMPLE, TWO_STAGES, ContractBase
-from massmigration.testing.workload import ONCE, calls, objects
+from massmigration.testing import workload
+from massmigration.testing.workload import ONCE, Deliveries, Mapped, Sent, Simple, TwoStages, Waiting, calls, objects
+
+MAPPED = "contract:0001_mapped"
+SIMPLE = "contract:0002_simple"
+TWO_STAGES = "contract:0003_two_stages"
+WAITING = "contract:0004_waiting"
+BATCHES = 3
+
+
+class ContractBase(ABC):
+    """The attributes that a subclass sets, and the helpers of the tests."""
+
+    backend_path: str
+    """The value of `MASSMIGRATION_BACKEND`."""
+
+    backend_options: dict[str, Any] = {}
+    """The value of `MASSMIGRATION_BACKEND_OPTIONS`."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Run a worker in this process until the queue is empty, including delayed jobs.
+
+        The queue must not be part of the backend instance: after a change of settings, a test gets a new instance.
+        """
+
+    @pytest.fixture(autouse=True)
+    def _contract(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        settings.MASSMIGRATION_BACKEND = self.backend_path
+        settings.MASSMIGRATION_BACKEND_OPTIONS = self.backend_options
+        self.mapped = Mapped("contract", "0001_mapped")
+        self.deliveries = Deliveries()
+        self.deliveries.install(monkeypatch)
+        self.sent = Sent()
+        self.sent.install(monkeypatch, type(get_backend()))
+        workload.make_objects(BATCHES * 2)
+        others = [
+            Simple("contract", "0002_simple"),
+            TwoStages("contract", "0003_two_stages"),
+            Waiting("contract", "0004_waiting"),
+        ]
+        with store.registered(self.mapped, *others):
+            yield
+
+    @pytest.fixture
+    def short_lease(self, settings: Any) -> None:
+        """Shorten the delay of a job whose shard another worker has claimed."""
+        settings.MASSMIGRATION_LEASE = dt.timedelta(seconds=1.5)
+
+    def launch(self, key: str = MAPPED) -> None:
+        api.launch(key, actor="code:contract")
+
+    def status(self, key: str = MAPPED) -> str:
+        return MigrationRecord.objects.get(key=key).status
+
+    def recover_later(self) -> None:
+        """Expire all leases, and call `api.recover()`."""
+        past = DatabaseNow(-dt.timedelta(days=1))
+        ShardRecord.objects.update(next_send_at=past, lease_until=past)
+        MigrationRecord.objects.update(next_send_at=past)
+        api.recover()
+
+    def replace_stop_requested(self, monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any]) -> None:
+        monkeypatch.setattr(type(get_backend()), "stop_requested", lambda backend: answer())
+
+    def send_again(self, payloads: Sequence[str]) -> None:
+        backend = get_backend()
+        for payload in list(payloads):
+            backend.send(payload, None)
+        self.drain()
 
 
 @pytest.mark.django_db(transaction=True)
 class BackendContract(ContractBase):
-    """Needs pytest-django. The migrations map over rows of `massmigration`'s own tables on the default database."""
+    """The tests. They need pytest-django.
+
+    Their migrations map over rows of massmigration's own tables on the default database.
+    """
 
     def test_operators_can_tell_its_actions_apart(self) -> None:
         assert problem_of_actions(get_backend().admin_actions) == ""
@@ -66,10 +143,33 @@ class BackendContract(ContractBase):
         assert self.status(TWO_STAGES) == Status.APPLIED
         assert calls() == [*objects(), ONCE]
 
+    def test_a_stage_waits_for_an_operator(self) -> None:
+        self.launch(WAITING)
+        self.drain()
+
+        assert self.status(WAITING) == Status.WAITING
+        assert calls() == objects()
+
+        api.proceed(WAITING)
+        self.drain()
+
+        assert self.status(WAITING) == Status.APPLIED
+        assert calls() == [*objects(), ONCE]
+
+    def test_a_stage_does_not_wait_again_if_its_job_is_delivered_again(self) -> None:
+        self.launch(WAITING)
+        self.drain()
+        payloads = self.deliveries.of(JobKind.PLAN)
+        api.proceed(WAITING)
+        self.send_again(payloads)
+
+        assert self.status(WAITING) == Status.APPLIED
+        assert calls() == [*objects(), ONCE]
+
     def test_several_shards_are_all_done(self, monkeypatch: pytest.MonkeyPatch, short_lease: None) -> None:
         monkeypatch.setattr(sharding, "MIN_SHARD_SIZE", 1)
         monkeypatch.setattr(
-            type(get_backend()), "split", lambda backend, queryset, keyset, count: sharding.cut(queryset, keyset, 3)
+            type(get_backend()), "split", lambda backend, queryset, keyset, count: sharding.split(queryset, keyset, 3)
         )
 
         self.launch()
@@ -109,7 +209,7 @@ class BackendContract(ContractBase):
     def test_the_jobs_of_shards_wait_for_the_commit_too(self) -> None:
         job = Job(kind=JobKind.SHARD, key=MAPPED, db_alias=api.DEFAULT, attempt_id=str(uuid.uuid4()))
         with transaction.atomic():
-            get_backend().enqueue_all([job], finish=job)
+            JobSender(get_backend()).enqueue_all([job], finish=job)
             assert self.sent.payloads == []
         self.drain()
 
@@ -193,7 +293,7 @@ class BackendContract(ContractBase):
         attempt_id = str(records.launch(api.DEFAULT, MAPPED, backend=self.backend_path, actor="code:contract"))
 
         job = Job(kind=JobKind.PLAN, key=MAPPED, db_alias=api.DEFAULT, attempt_id=attempt_id)
-        backend.enqueue(job, delay=dt.timedelta(milliseconds=50))
+        JobSender(backend).enqueue(job, delay=dt.timedelta(milliseconds=50))
         self.drain()
 
         assert self.status() == Status.APPLIED
@@ -234,7 +334,7 @@ class BackendContract(ContractBase):
 
         assert self.status() != Status.APPLIED
 
-        self.heal_later()
+        self.recover_later()
         self.drain()
 
         assert self.status() == Status.APPLIED
@@ -250,7 +350,7 @@ class BackendContract(ContractBase):
 
         assert Event.objects.filter(key=MAPPED, verb="not sent").count() == 1
 
-        self.heal_later()
+        self.recover_later()
         self.drain()
 
         assert self.status() == Status.APPLIED

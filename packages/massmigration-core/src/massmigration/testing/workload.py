@@ -1,4 +1,4 @@
-"""What the contract has a backend carry: migrations over rows of our own event table, and what is delivered of them."""
+"""The migrations of the contract, over rows of massmigration's event table, and recorders of jobs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from django.db.models import QuerySet
 
+from massmigration.backends import worker
 from massmigration.backends.base import BaseBackend
-from massmigration.clock import DatabaseNow
-from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.mapper import MapperMigration
-from massmigration.definitions.simple import SimpleMigration
+from massmigration.definitions.base import BaseMigration, MapperMigration, SimpleMigration
 from massmigration.definitions.stages import MappedStage, OnceStage, Stage
+from massmigration.dialects.times import DatabaseNow
 from massmigration.jobs import Job, JobKind
 from massmigration.models import Event
 
@@ -23,17 +22,17 @@ ONCE = "once"
 
 
 def make_objects(count: int) -> None:
-    """The objects are events with a key of their own: this table is in every project that has the package."""
+    """Create events with a key of their own. Every project that has the package also has this table."""
     Event.objects.bulk_create(Event(key=OBJECTS, at=DatabaseNow(), verb="object") for _ in range(count))
 
 
 def objects() -> list[str]:
-    """What `calls` returns when the operation was called once for every object."""
+    """Return what `calls` returns if the operation was called once for every object."""
     return [str(pk) for pk in Event.objects.filter(key=OBJECTS).order_by("pk").values_list("pk", flat=True)]
 
 
 def calls() -> list[str]:
-    """What the operations were called for, according to what they wrote in their batches' transactions."""
+    """Return the objects for which operations were called, as they wrote them in their batches' transactions."""
     details = Event.objects.filter(key=CALLS).values_list("detail", flat=True)
     return sorted(details, key=lambda detail: (detail == ONCE, len(detail), detail))
 
@@ -43,11 +42,11 @@ def _write_call(detail: str, db_alias: str) -> None:
 
 
 class Mapped(MapperMigration):
-    """Writes down every object it is called for, two to a batch."""
+    """A migration that records each object for which its operation is called. A batch has two objects."""
 
     batch_size = 2
     broken: str | None = None
-    """The object that the operation raises for."""
+    """The object for which the operation raises."""
 
     def get_queryset(self, db_alias: str) -> QuerySet[Event]:
         return Event.objects.using(db_alias).filter(key=OBJECTS)
@@ -59,14 +58,14 @@ class Mapped(MapperMigration):
 
 
 class Simple(SimpleMigration):
-    """Writes down one call."""
+    """A migration that records one call."""
 
     def operation(self, db_alias: str) -> None:
         _write_call(ONCE, db_alias)
 
 
 class TwoStages(BaseMigration):
-    """The work of `Mapped`, then that of `Simple`."""
+    """A migration with the stages of `Mapped` and `Simple`."""
 
     backend_method = "run_mapper"
 
@@ -78,8 +77,18 @@ class TwoStages(BaseMigration):
         ]
 
 
+class Waiting(BaseMigration):
+    """A migration with the stages of `Mapped` and `Simple`, and one between them that waits for an operator."""
+
+    backend_method = "run_mapper"
+
+    def get_stages(self) -> Sequence[Stage]:
+        first, last = TwoStages(self.app_label, self.name).get_stages()
+        return [first, self.wait("Are the objects good?"), last]
+
+
 class Deliveries:
-    """Stands between the queue and the executor: keeps what is delivered, and loses or repeats it when told to."""
+    """A recorder of the jobs that the queue delivers, which can lose or repeat them before they run."""
 
     def __init__(self) -> None:
         self.payloads: list[str] = []
@@ -87,26 +96,26 @@ class Deliveries:
         self.loses: Callable[[Job], bool] = lambda job: False
 
     def of(self, kind: JobKind) -> list[str]:
-        """The payloads of one kind of job."""
+        """Return the payloads of one kind of job."""
         return [payload for payload in self.payloads if Job.loads(payload).kind is kind]
 
     def lose_first(self, kind: JobKind) -> None:
         self.loses = lambda job: job.kind is kind and len(self.of(kind)) == 1
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        perform = BaseBackend.perform
+        perform_with = worker.perform_with
 
-        def deliver(backend: BaseBackend, payload: str) -> None:
+        def deliver(payload: str, backend: BaseBackend) -> None:
             self.payloads.append(payload)
             if not self.loses(Job.loads(payload)):
                 for _ in range(self.times):
-                    perform(backend, payload)
+                    perform_with(payload, backend)
 
-        monkeypatch.setattr(BaseBackend, "perform", deliver)
+        monkeypatch.setattr(worker, "perform_with", deliver)
 
 
 class Sent:
-    """Keeps every payload that is handed to a backend's own methods."""
+    """A recorder of every payload that is passed to a backend."""
 
     def __init__(self) -> None:
         self.payloads: list[str] = []

@@ -1,11 +1,10 @@
-"""The pages: list, run, detail, failures, history."""
+"""The pages: list, run, detail, failures and history."""
 
-from massmigration.views.detail import detail
+from massmigration.views.actions import forget, perform
+from massmigration.views.detail import detail, status
 from massmigration.views.failures import failures
-from massmigration.views.giving import forget, give
 from massmigration.views.history import history
-from massmigration.views.live import status
-from massmigration.views.manage import manage
+from massmigration.views.list import manage
 from massmigration.views.run import run
 
-__all__ = ["detail", "failures", "forget", "give", "history", "manage", "run", "status"]
+__all__ = ["detail", "failures", "forget", "history", "manage", "perform", "run", "status"]

@@ -8,10 +8,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from massmigration.models import Event
-from massmigration.views import frame, words
-from massmigration.views.access import page
+from massmigration.views import base, formatting
+from massmigration.views.base import find, page
 from massmigration.views.detail import header
-from massmigration.views.targets import find
 
 PAGE_SIZE = 50
 
@@ -20,20 +19,20 @@ SOURCES = {"page": _("page"), "command": _("command"), "code": _("code"), "": _(
 
 @page()
 def history(request: HttpRequest, key: str, db_alias: str) -> HttpResponse:
-    """The newest first. Of one that was forgotten, too."""
+    """Show the events, newest first, also of a migration that was forgotten."""
     target = find(key, db_alias, is_history=True)
     events = Event.objects.using(db_alias).filter(key=key).order_by("-pk")
     shown = Paginator(events, PAGE_SIZE).get_page(request.GET.get("page"))
     rows = [
         {
             "event": event,
-            "verb": words.VERBS.get(event.verb, event.verb),
+            "verb": formatting.EVENT_NAMES.get(event.verb, event.verb),
             "source": SOURCES.get(event.source, event.source),
-            "before": words.badge_of(event.from_status) if event.from_status else None,
-            "after": words.badge_of(event.to_status) if event.to_status else None,
+            "before": formatting.badge_of(event.from_status) if event.from_status else None,
+            "after": formatting.badge_of(event.to_status) if event.to_status else None,
             "attempt": str(event.attempt_id)[:8] if event.attempt_id else "",
         }
         for event in shown
     ]
     context = {"title": gettext("History: %(key)s") % {"key": key}, "tab": "history", "page": shown, "rows": rows}
-    return frame.render(request, "history", {**context, **header(request, target)})
+    return base.render(request, "history", {**context, **header(request, target)})

@@ -1,4 +1,4 @@
-"""Makes the file of a new mass migration."""
+"""The command that creates the file of a new mass migration."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import BaseCommand, CommandParser
 
-from massmigration.management.choosing import check_app
 from massmigration.management.scaffolding import KINDS, create, draft
+from massmigration.management.selection import check_app
 
 
 class Command(BaseCommand):
     """`makemassmigration app_label name`."""
 
-    help = "Makes a new mass migration: the next number, depending on the app's last one."
+    help = "Creates a new mass migration with the next number, which depends on the last one of the app."
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("app_label", help="The app that it is for.")
-        parser.add_argument("name", help="Its name without the number, as in fill_slugs.")
+        parser.add_argument("app_label", help="Label of the app.")
+        parser.add_argument("name", help="Name without the number, as in fill_slugs.")
         parser.add_argument(
             "--template",
             default="mapper",
             metavar="KIND",
-            help=f"{', '.join(KINDS)}, or the path of a template of your own. Defaults to mapper.",
+            help=f"{', '.join(KINDS)}, the path of a file, or NAME for migration_templates/NAME.py in a folder of "
+            "templates. Defaults to mapper.",
         )
 
-        parser.add_argument("--dry-run", action="store_true", help="Show the file, and write nothing.")
+        parser.add_argument("--dry-run", action="store_true", help="Show the file without writing it.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         check_app(options["app_label"])
@@ -41,5 +42,5 @@ class Command(BaseCommand):
 
 
 def _shown(path: Path) -> Path:
-    """Relative to where the user is, if that is above it."""
+    """Return the path relative to the current folder, if it is inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

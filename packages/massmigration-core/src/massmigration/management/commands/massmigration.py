@@ -1,89 +1,142 @@
-"""Gives an operator's verb to one mass migration."""
+"""The command that performs an operator action on one mass migration."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from massmigration import overview, tables
+from massmigration import api, overview, progress
+from massmigration.definitions.stages import question_of
 from massmigration.loader import store
-from massmigration.management.choosing import choose_key
-from massmigration.management.command import MassMigrationCommand, confirm, confirm_launch
-from massmigration.management.describing import describe
-from massmigration.management.foreground import ends_with_process
-from massmigration.management.series import Series
-from massmigration.management.showing import SAMPLE
+from massmigration.management.base import MassMigrationCommand, confirm, confirm_launch
+from massmigration.management.output import SAMPLE, as_json, detail_lines, details_as_json
+from massmigration.management.runner import RunSeries
+from massmigration.management.selection import select_key
+from massmigration.management.workers import ends_with_process
 from massmigration.models import MigrationRecord
+from massmigration.overview import MigrationStatus
+from massmigration.recorder import tables
+from massmigration.states import Status
 from massmigration.verbs import VERBS, Verb
 
 OTHERS = {
-    "heal": "send whatever is stuck again, as massmigrate --recover does; takes no migration",
-    "status": "show its shards, failed objects and last events",
+    "recover": "send stuck jobs again, as massmigrate --recover does; takes no migration",
+    "status": "show the shards, failed objects and last events of a migration",
 }
 
 
 class Command(MassMigrationCommand):
-    """`massmigration verb app_label name`."""
+    """`massmigration action app_label name`."""
 
-    requires_system_checks: list[str] = []  # a file that cannot be used must not keep anybody from the others
-    help = "Controls one mass migration: pause, resume, cancel, retry and so on."
+    requires_system_checks: list[str] = []  # a file that cannot be used does not affect other migrations
+    help = "Controls one mass migration: launch, pause, resume, cancel, retry and other actions."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        told = OTHERS | {verb.name: verb.description for verb in VERBS.values()}
+        descriptions = OTHERS | {verb.name: verb.description for verb in VERBS.values()}
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        parser.epilog = "verbs:\n" + "\n".join(f"  {name:8} {told[name]}" for name in [*VERBS, *OTHERS])
+        parser.epilog = "actions:\n" + "\n".join(f"  {name:8} {descriptions[name]}" for name in [*VERBS, *OTHERS])
+        parser.epilog += "\n  A migration can define more actions; status lists them."
         parser.epilog += (
-            "\n\nWhere jobs run in the process that sends them, launch, resume, retry and restart stay in the\n"
-            "foreground until the migration ends, as massmigrate does."
+            "\n\nIf the backend runs jobs in the process that sends them, launch, resume, retry and restart run the\n"
+            "migration in the foreground until it ends, as massmigrate does."
         )
-        parser.add_argument("verb", choices=(*VERBS, *OTHERS), metavar="verb", help="See below.")
+        parser.add_argument("action", help="The action; see below.")
         parser.add_argument("app_label", nargs="?", help="App label, or a migration's key: app_label:name.")
         parser.add_argument("name", nargs="?", help="Name of a migration, or the beginning of one.")
         parser.add_argument(
             "--database",
             choices=tuple(connections),
-            help='The database it is about. Defaults to "default"; to all with heal.',
+            help='The database to act on. Defaults to "default"; with recover, to all databases.',
+        )
+        parser.add_argument(
+            "--format", choices=("text", "json"), default="text", help='With status: "text", the default, or "json".'
         )
         parser.add_argument(
             "--no-input", "--noinput", action="store_false", dest="interactive", help="Do not ask for confirmation."
         )
 
-    def obey(self, options: dict[str, Any]) -> None:
-        if options["verb"] == "heal":
-            self._heal(options)
+    def run_command(self, options: dict[str, Any]) -> None:
+        if options["action"] == "recover":
+            self._recover(options)
             return
         db_alias = options["database"] or DEFAULT_DB_ALIAS
-        tables.check(db_alias)
+        tables.require(db_alias)
         recorded = MigrationRecord.objects.using(db_alias).values_list("key", flat=True)
-        key = choose_key(options["app_label"], options["name"], list(recorded))
-        if options["verb"] == "status":
+        try:
+            key = select_key(options["app_label"], options["name"], list(recorded))
+        except CommandError as error:
+            if options["action"] in (*VERBS, *OTHERS):
+                raise
+            known = ", ".join([*VERBS, *OTHERS])
+            raise CommandError(
+                f"Found the action {options['action']!r}; allowed: {known}, and the actions that a migration defines "
+                f"itself. {error}"
+            ) from None
+        if options["action"] == "status":
             entries = overview.read(db_alias, sample=SAMPLE)
-            for line in describe(next(entry for entry in entries if entry.key == key)):
-                self.tell(line)
+            self._show(next(entry for entry in entries if entry.key == key), options["format"])
             return
-        verb = VERBS[options["verb"]]
-        if verb.is_grave:
+        if options["action"] not in VERBS:
+            self._perform_own(options["action"], key, db_alias, is_interactive=options["interactive"])
+            return
+        verb = VERBS[options["action"]]
+        call = verb.call
+        if verb.name == "proceed":
+            call = self._confirmed_proceed(key, db_alias, is_interactive=options["interactive"])
+        elif verb.is_irreversible:
             question = f"{verb.name} {key} on database {db_alias!r}: {verb.description}.\nAre you sure?"
             confirm(question, is_interactive=options["interactive"])
         elif verb.name == "launch" and key in store.by_key and key not in recorded:
             confirm_launch([store.get(key)], db_alias, is_interactive=options["interactive"])
-        self._give(verb, key, db_alias)
+        self._perform(verb, call, key, db_alias)
 
-    def _heal(self, options: dict[str, Any]) -> None:
+    def _show(self, entry: MigrationStatus, format: str) -> None:
+        if format == "json":
+            self.write(json.dumps({**as_json(entry), **details_as_json(entry)}, indent=2))
+            return
+        for line in detail_lines(entry):
+            self.write(line)
+
+    def _perform_own(self, name: str, key: str, db_alias: str, *, is_interactive: bool) -> None:
+        """Perform an action that the migration defines itself."""
+        found = {action.name: action for action in api.migration_actions(key, db_alias)}
+        if name not in found:
+            known = ", ".join([*VERBS, *OTHERS, *found])
+            raise CommandError(f"{key} has no action {name!r} now; it has: {known}.")
+        action = found[name]
+        if action.is_irreversible:
+            question = f"{name} {key} on database {db_alias!r}: {action.description}\nAre you sure?"
+            confirm(question, is_interactive=is_interactive)
+        self.write(api.perform_action(name, key, db_alias) or f"{key}: {name} done.")
+
+    def _confirmed_proceed(self, key: str, db_alias: str, *, is_interactive: bool) -> Callable[..., None]:
+        """Ask the question of a waiting migration. Return the action for the stage that has asked it."""
+        current = progress.read(key, db_alias)
+        if current is None or current.status is not Status.WAITING:
+            return api.proceed  # which says what it is instead
+        question = question_of(store.by_key.get(key), current.stage)
+        question = f"proceed with {key} on database {db_alias!r}: {question}\nAre you sure?"
+        confirm(question, is_interactive=is_interactive)
+        return partial(api.proceed, stage=current.stage)
+
+    def _recover(self, options: dict[str, Any]) -> None:
         if options["app_label"]:
-            raise CommandError(f"heal is for whatever is stuck; leave out {options['app_label']!r}.")
-        series = Series(bar=self.bar, tell=self.tell)
+            raise CommandError(f"recover works on all migrations; omit {options['app_label']!r}.")
+        series = RunSeries(bar=self.bar, write=self.write)
         series.recover([options["database"]] if options["database"] else list(connections))
 
-    def _give(self, verb: Verb, key: str, db_alias: str) -> None:
+    def _perform(self, verb: Verb, call: Callable[..., None], key: str, db_alias: str) -> None:
         migration = store.by_key.get(key)
-        if verb.sends and migration is not None and ends_with_process(migration):
-            series = Series(bar=self.bar, tell=self.tell)
-            series.run([(migration, db_alias)], is_named=True, verb=verb.call)
+        if verb.continues_work and migration is not None and ends_with_process(migration):
+            series = RunSeries(bar=self.bar, write=self.write)
+            series.run([(migration, db_alias)], is_named=True, verb=call)
             return
-        verb.call(key, db_alias)
-        where = "; it runs in the workers of its backend" if verb.sends else ""
-        self.tell(f"{key} {verb.done}{where}.")
+        call(key, db_alias)
+        where = "; it runs in the workers of its backend" if verb.continues_work else ""
+        self.write(f"{key} {verb.participle}{where}.")

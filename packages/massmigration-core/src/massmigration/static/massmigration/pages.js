@@ -1,9 +1,9 @@
 "use strict";
-// The pages work without this: it only saves reloading. The server makes all words and numbers.
+// Updates the pages without a reload. They work without it; the server renders all texts and numbers.
 
 const byId = (id) => document.getElementById(id);
 
-// A form is sent once.
+// Prevents sending a form twice.
 addEventListener("submit", (event) => {
   if (!event.target.matches("[data-mm-once]")) return;
   const button = event.target.querySelector("button[type=submit]");
@@ -11,7 +11,7 @@ addEventListener("submit", (event) => {
 });
 addEventListener("pageshow", () => document.querySelectorAll("[data-mm-once] button").forEach((each) => { each.disabled = false; }));
 
-// Escape closes what asks for confirmation, and gives the focus back.
+// Escape closes an open confirmation and returns the focus to its button.
 addEventListener("keydown", (event) => {
   const open = event.key === "Escape" && document.querySelector(".mm-verb[open]");
   if (!open) return;
@@ -19,7 +19,7 @@ addEventListener("keydown", (event) => {
   open.querySelector("summary").focus();
 });
 
-// Calls `step` again after what it returns, in milliseconds; 0 or less ends it. Hidden pages wait.
+// Calls `step` repeatedly. It returns the milliseconds until the next call; 0 or less ends the calls. A hidden page waits.
 function repeatedly(step, first) {
   let timer = 0;
   let isOver = !(first > 0);
@@ -81,15 +81,19 @@ if (live) {
     byId("mm-rows").textContent = found.rows;
     document.querySelectorAll("[data-mm-verb]").forEach((verb) => {
       const name = verb.dataset.mmVerb;
-      const isShown = name === "heal" ? found.is_stalled : found.verbs.includes(name);
-      // What has the focus stays until it is left; pressing it is answered by the server.
+      const isShown = name === "recover" ? found.is_stuck : found.verbs.includes(name);
+      // An element with the focus stays until it loses the focus; the server checks the action.
       if (isShown || !verb.contains(document.activeElement)) verb.hidden = !isShown;
-      // What was typed was about what was seen.
+      // A name that is typed confirms the status that the user has seen.
       const seen = verb.open ? null : verb.querySelector("input[name=seen]");
       if (seen) seen.value = found.seen;
     });
+    document.querySelectorAll("[data-mm-question]").forEach((each) => {
+      // A question that the user reads does not change.
+      if (!each.closest("details[open]")) each.textContent = found.question;
+    });
     // Announced at each tenth, and when the status changes.
-    const step = `${found.status} ${found.is_stalled} ${Math.floor((found.progress || 0) / 100)}`;
+    const step = `${found.status} ${found.is_stuck} ${Math.floor((found.progress || 0) / 100)}`;
     if (said && said !== step) byId("mm-said").textContent = found.said;
     said = step;
   };
@@ -118,7 +122,7 @@ if (live) {
   repeatedly(step, Number(live.dataset.mmPoll));
 }
 
-// The list, while something runs: it is fetched again as it is.
+// The list: fetched again while a migration is active.
 const list = document.querySelector("[data-mm-refresh]");
 if (list) {
   const interval = Number(list.dataset.mmRefresh);

@@ -1,0 +1,22 @@
+import pytest
+
+from massmigration import api
+from testsupport import limits
+from testsupport.celery_fleet import fleet_of
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
+
+
+def test_a_limit_holds_with_workers_that_are_killed_and_jobs_that_are_sent_twice(server_alias, redis_url, rng):
+    with fleet_of(server_alias, redis_url, rows=limits.ROWS) as fleet:
+        fleet.start(4)
+        api.launch(limits.KEY, server_alias)
+
+        def kill():
+            fleet.kill_one(rng)
+            fleet.begin()
+
+        limits.disturb(rng, done=fleet.done, kill=kill, send=lambda: api.send(limits.KEY, server_alias))
+        fleet.wait_until_applied(timeout=limits.PATIENCE)
+
+    limits.assert_kept(server_alias)

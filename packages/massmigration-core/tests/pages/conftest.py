@@ -1,0 +1,23 @@
+"""Fixtures of the tests of the pages."""
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from testsupport.factories import Slugs
+from testsupport.inline_migrations import register
+
+
+@pytest.fixture
+def client(db_alias):
+    """A client of a superuser."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("ann"))
+    return client
+
+
+@pytest.fixture
+def slugs(settings, monkeypatch):
+    """The migration `Slugs`, whose jobs no worker runs."""
+    settings.MASSMIGRATION_BACKEND = "massmigration.backends.dummy.DummyBackend"
+    register(monkeypatch, Slugs)

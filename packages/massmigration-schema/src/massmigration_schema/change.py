@@ -1,0 +1,423 @@
+"""`SchemaChange`, the mass migration that makes the change of one table online."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from django.apps.registry import Apps
+from django.db import DataError, IntegrityError, models, transaction
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
+
+from massmigration import api
+from massmigration.definitions.base import BaseMigration
+from massmigration.definitions.details import Detail, MigrationAction
+from massmigration.definitions.stages import Stage, StageContext
+from massmigration.exceptions import ActionRefused, NotNow
+from massmigration.models import MigrationRecord
+from massmigration.paging.querysets import all_rows
+from massmigration.states import Status
+from massmigration.throttling import CompletedBatch
+from massmigration_schema import guard, ledger
+from massmigration_schema.derivation import Derivation, derive
+from massmigration_schema.dialects.base import RowSynchronizer, TableSwap
+from massmigration_schema.dialects.registry import SchemaDialect, schema_dialect_of
+from massmigration_schema.exceptions import ConflictsLeft, Refused, RefusedForReasons
+from massmigration_schema.files import SchemaMigrationFile, online_migrations
+from massmigration_schema.models import OnlineChange
+from massmigration_schema.options import Online
+from massmigration_schema.plan import ChangePlan
+
+VERIFIED_AT_ONCE = 5_000
+"""Rows that are compared by one statement, which locks none of them."""
+
+LONGEST_WAIT = dt.timedelta(seconds=5)
+NAMED_CONFLICTS = 5
+
+
+class SchemaChange(BaseMigration):
+    """The change of one table: its stages make the new table, fill it, compare it, and put it in place."""
+
+    runs_only_by_name = True
+    on_fresh_database = "fake"
+    on_code_change = "pause"
+
+    def __init__(self, file: SchemaMigrationFile) -> None:
+        super().__init__(file.app_label, f"{file.name}.schema")
+        self.file = file
+        self.online: Online = file.migration.online
+
+    @property
+    def description(self) -> str:
+        return f"Online change of the schema migration {self.app_label}.{self.file.name}"
+
+    @functools.cached_property
+    def source_hash(self) -> str:
+        # The statements depend on this package, too.
+        return hashlib.sha256(self.file.source + version("massmigration-schema").encode()).hexdigest()
+
+    # ---- What it works with ----
+
+    def dialect(self, db_alias: str) -> SchemaDialect:
+        """Return the classes of the database. Raise `Refused` if its tables cannot be changed online."""
+        found = schema_dialect_of(db_alias)
+        if found is None:
+            raise Refused("online.database", f"Tables of database {db_alias!r} cannot be changed online.")
+        return found
+
+    def derivation(self, db_alias: str) -> Derivation:
+        """Return the derivation of the plan on a database."""
+        return _derived(self.file, db_alias)
+
+    def swap(self, db_alias: str) -> TableSwap:
+        """Return the statements for the tables."""
+        return self.dialect(db_alias).swap(db_alias, self.derivation(db_alias), self.online.limits)
+
+    def rows(self, db_alias: str) -> RowSynchronizer:
+        """Return the statements for the rows."""
+        return self.dialect(db_alias).rows(db_alias, self.derivation(db_alias).required_plan())
+
+    # ---- The stages ----
+
+    def get_stages(self) -> Sequence[Stage]:
+        settle = {
+            "get_queryset": self._logged_rows,
+            "operation": self._resync,
+            "batch_size": 1,
+            "lock_rows": False,
+            "on_error": "continue",
+        }
+        copy = self.mapped(
+            get_queryset=self._origin_rows,
+            operation_batch=self._copy,
+            catch_up=False,
+            # Sizes that adapt begin with so few rows that the fixed cost of a batch keeps them there on a busy server.
+            batch_size=self.online.batch_size,
+            throttle=[self._rest, *self.online.throttle],
+        )
+        stages: list[Stage] = [self.once(self._prepare, atomic=False, takes_context=True), copy, self.mapped(**settle)]
+        for is_last in (False, True):
+            verify = functools.partial(self._verify, is_last=is_last)
+            chosen = functools.partial(self._rows_to_verify, is_last=is_last)
+            stages.append(
+                self.mapped(get_queryset=chosen, operation_batch=verify, catch_up=False, batch_size=VERIFIED_AT_ONCE)
+            )
+            stages.append(self.mapped(**settle))
+        stages.append(self.once(self._make_ready, atomic=False, takes_context=True))
+        if self.online.cutover == "manual":
+            stages.append(self.wait(f"Put the new table in the place of {self.app_label}.{self.file.name}'s old one?"))
+        stages.append(self.once(self._cut_over, atomic=False, takes_context=True))
+        return stages
+
+    def _rest(self, batch: CompletedBatch) -> dt.timedelta:
+        return min(batch.duration * self.online.nice, LONGEST_WAIT)
+
+    def _origin_rows(self, db_alias: str) -> Any:
+        return all_rows(self.derivation(db_alias).old_model, db_alias)
+
+    def _rows_to_verify(self, db_alias: str, *, is_last: bool) -> Any:
+        """Return all rows. For the last verification: only if the first one has found a difference."""
+        change = ledger.require(db_alias, self.key)
+        rows = self._origin_rows(db_alias)
+        return rows.none() if is_last and not change.differences else rows
+
+    def _logged_rows(self, db_alias: str) -> Any:
+        # With a condition that always holds: without one, the engine assumes that processed rows stay.
+        return all_rows(_log_model(self.file, db_alias), db_alias).filter(id__gt=0)
+
+    def _prepare(self, db_alias: str, context: StageContext) -> None:
+        with self._definitions(db_alias, context):
+            derivation, swap = self.derivation(db_alias), self.swap(db_alias)
+            if ledger.get(db_alias, self.key) is None:
+                self._refuse(db_alias)
+            catalog = self.dialect(db_alias).catalog(db_alias)
+            definition = catalog.read(derivation.required_plan().table)
+            ledger.begin(
+                db_alias,
+                derivation.required_plan(),
+                server_id=swap.tables.lock.server_id(),
+                definition=definition.to_json() if definition else {},
+            )
+            if ledger.run_step(db_alias, self.key, "shadow", swap.tables.build):
+                context.add_event("made the new table")
+
+            def create_triggers() -> None:
+                swap.tables.create_triggers()
+                ledger.keep_triggers(db_alias, self.key, swap.tables.trigger_texts())
+
+            if ledger.run_step(db_alias, self.key, "triggers", create_triggers):
+                context.add_event("made the triggers")
+
+    def _refuse(self, db_alias: str) -> None:
+        """Raise `RefusedForReasons` if there is a reason against the change."""
+        found = guard.refusals(self.derivation(db_alias), self.dialect(db_alias), db_alias)
+        table = self.derivation(db_alias).old_model._meta.db_table if self.derivation(db_alias).model_name else ""
+        other = ledger.busy_with(db_alias, table)
+        if other not in (None, self.key):
+            found.append(Refused("online.busy_table", f"Table {table!r} is being changed by {other!r} already."))
+        if found:
+            raise RefusedForReasons(f"{self.app_label}.{self.file.name}", found)
+
+    def _copy(self, queryset: Any, db_alias: str) -> None:
+        self._agreed_rows(db_alias).copy(queryset)
+
+    def _resync(self, row: Any, db_alias: str) -> None:
+        self._agreed_rows(db_alias).resync(row.row_key)
+        type(row).objects.using(db_alias).filter(row_key=row.row_key, id__lte=row.pk).delete()
+
+    def _verify(self, queryset: Any, db_alias: str, *, is_last: bool) -> None:
+        found = self._agreed_rows(db_alias).verify(queryset)
+        if found:
+            ledger.add_differences(db_alias, self.key, found, is_last=is_last)
+
+    def _make_ready(self, db_alias: str, context: StageContext) -> None:
+        with self._definitions(db_alias, context):
+            self._require_few_differences(db_alias)
+            if ledger.run_step(db_alias, self.key, "ready", self.swap(db_alias).make_ready):
+                context.add_event("the new table is ready")
+
+    def _require_few_differences(self, db_alias: str) -> None:
+        change = ledger.require(db_alias, self.key)
+        if change.differences_left or change.differences > self.online.max_differences:
+            raise Refused(
+                "online.differences",
+                f"Verification found {change.differences_left or change.differences} rows that differ; allowed: "
+                f"{self.online.max_differences}, and none after their repair. Something writes past the triggers, "
+                f"such as "
+                "TRUNCATE on MariaDB, or the copy is wrong. Find out what it was, abort the change, and start it "
+                "again.",
+            )
+        ledger.record_verified(db_alias, self.key)
+
+    def _cut_over(self, db_alias: str, context: StageContext) -> None:
+        with self._definitions(db_alias, context):
+            swap = self.swap(db_alias)
+            if not swap.is_swapped():
+                swap.recover()
+                self._check_before_swap(db_alias, swap)
+                self._settle_now(db_alias)
+
+            def record() -> None:
+                recorder = MigrationRecorder(swap.connection)
+                if (self.app_label, self.file.name) not in recorder.applied_migrations():
+                    recorder.record_applied(self.app_label, self.file.name)
+                ledger.record_swapped(db_alias, self.key)
+
+            swap.swap(record)
+            swap.finish()
+            context.add_event("swapped the tables")
+
+    def _check_before_swap(self, db_alias: str, swap: TableSwap) -> None:
+        change = ledger.require(db_alias, self.key)
+        if swap.tables.lock.server_id() != change.server_id:
+            raise Refused(
+                "online.server",
+                f"The change began on the server {change.server_id}, and this is {swap.tables.lock.server_id()}. "
+                f"Abort it "
+                "and start it again: rows may have been lost in the failover.",
+            )
+        if swap.tables.trigger_texts() != change.triggers:
+            raise Refused(
+                "online.triggers",
+                "Triggers of the change are gone or were altered, so rows may have been missed. Abort it, and start it "
+                "again.",
+            )
+
+    def _settle_now(self, db_alias: str) -> None:
+        """Resync what has come into the log since the last stage, each row in a transaction of its own."""
+        left = []
+        for row in self._logged_rows(db_alias).order_by("id")[:1000]:
+            try:
+                with transaction.atomic(using=db_alias):
+                    self._resync(row, db_alias)
+            except (IntegrityError, DataError) as error:
+                left.append(f"{row.row_key} ({str(error).strip().splitlines()[0]})")
+        if left:
+            raise ConflictsLeft(
+                "online.conflicts",
+                f"{len(left)} rows do not fit the new table: {'; '.join(left[:NAMED_CONFLICTS])}. Correct them, "
+                f"and retry.",
+            )
+
+    @contextlib.contextmanager
+    def _definitions(self, db_alias: str, context: StageContext) -> Iterator[None]:
+        """Hold the lock of the change's definitions. Raise `NotNow` if another worker has it, or has another plan.
+
+        A frozen worker that wakes up either still has the lock, so that nobody else has done anything, or has lost its
+        connection, so that its next statement fails.
+        """
+        plan = self.derivation(db_alias).required_plan()
+        with self.dialect(db_alias).lock(db_alias).definition_lock(plan.tag) as is_taken:
+            if not is_taken or not context.is_current():
+                raise NotNow(f"Another worker is changing the definitions of {self.key}.")
+            self._require_agreement(ledger.get(db_alias, self.key), plan)
+            yield
+
+    def _agreed_rows(self, db_alias: str) -> RowSynchronizer:
+        rows = self.rows(db_alias)
+        self._require_agreement(ledger.require(db_alias, self.key), rows.plan)
+        return rows
+
+    def _require_agreement(self, change: OnlineChange | None, plan: ChangePlan) -> None:
+        """Raise `NotNow` if this worker has derived another plan than the one that the change began with."""
+        if change is not None and change.fingerprint != plan.fingerprint:
+            raise NotNow(f"{self.key} began with another plan: this worker has another version of the file.")
+
+    # ---- What operators see and do ----
+
+    def check_action(self, action: str, db_alias: str) -> None:
+        change = ledger.get(db_alias, self.key)
+        if action == "launch" and change is None:
+            self._require_state(db_alias)
+            self._refuse(db_alias)
+        if action in ("forget", "restart", "fake") and change is not None and change.has_leftovers:
+            verb = "Clean it up" if change.is_swapped else "Abort it"
+            raise ActionRefused(f"Tables or triggers of {self.key} are in the database. {verb} first.")
+
+    def _require_state(self, db_alias: str) -> None:
+        """Raise `ActionRefused` unless exactly the migrations before this one are applied."""
+        applied = MigrationRecorder(self.swap(db_alias).connection).applied_migrations()
+        if (self.app_label, self.file.name) in applied:
+            raise ActionRefused(f"Schema migration {self.app_label}.{self.file.name} is applied already.")
+        missing = [f"{app}.{name}" for app, name in self.file.needed if (app, name) not in applied]
+        if missing:
+            raise ActionRefused(f"Apply {', '.join(missing)} first: manage.py migrate {self.app_label}")
+
+    def get_details(self, db_alias: str) -> Sequence[Detail]:
+        change = ledger.get(db_alias, self.key)
+        if change is None:
+            return ()
+        made = self.swap(db_alias).tables.made()
+        details = [
+            Detail(label="Table", value=change.table),
+            Detail(label="Last step", value=change.step),
+            Detail(label="Tables and triggers", value=", ".join(made) or "none"),
+            Detail(
+                label="Rows that differed", value=change.differences, level="warning" if change.differences else "info"
+            ),
+        ]
+        if not change.is_swapped and "shadow" in change.steps:
+            details.append(Detail(label="Rows in the change log", value=self.swap(db_alias).log_size()))
+        if change.is_swapped:
+            details.append(Detail(label="Swapped", value=change.swapped_at, level="success"))
+            details.append(Detail(label="Old table is kept until", value=self.old_table_is_due_at(db_alias)))
+        return details
+
+    def get_actions(self, db_alias: str, status: Status | None) -> Sequence[MigrationAction]:
+        change = ledger.get(db_alias, self.key)
+        if change is None or not change.has_leftovers:
+            return ()
+        if change.is_swapped:
+            if timezone.now() < self.old_table_is_due_at(db_alias):
+                return ()
+            return [
+                MigrationAction(
+                    name="cleanup",
+                    label="Clean up",
+                    description="Drops the old table and the change log. The old table cannot be used after that.",
+                    call=self.clean_up,
+                    permission="forget",
+                    is_irreversible=True,
+                )
+            ]
+        return [
+            MigrationAction(
+                name="abort",
+                label="Abort",
+                description="Drops the new table, the change log and the triggers, and forgets the run.",
+                call=self.abort,
+                permission="forget",
+                is_irreversible=True,
+            )
+        ]
+
+    def clean_up(self, db_alias: str, actor: str) -> str:
+        """Drop the old table and the change log. Raise `Refused` before the swap."""
+        if not ledger.require(db_alias, self.key).is_swapped:
+            raise Refused("online.not_swapped", f"{self.key} has not swapped the tables. To give it up, abort it.")
+        with self._verb(db_alias):
+            self.swap(db_alias).cleanup()
+            ledger.record_cleaned(db_alias, self.key)
+        return "The old table was dropped."
+
+    def old_table_is_due_at(self, db_alias: str) -> dt.datetime:
+        """Return until when the old table is kept."""
+        change = ledger.require(db_alias, self.key)
+        due: dt.datetime = (change.swapped_at or timezone.now()) + self.online.keep_old
+        return due
+
+    def abort(self, db_alias: str, actor: str) -> str:
+        """Drop everything that was made, and forget the run. Raise `Refused` after the swap."""
+        record = MigrationRecord.objects.using(db_alias).filter(key=self.key).first()
+        if record is not None and record.status in (Status.QUEUED, Status.RUNNING, Status.PAUSED, Status.WAITING):
+            api.cancel(self.key, db_alias, actor=actor)
+        with self._verb(db_alias):
+            swap = self.swap(db_alias)
+            if swap.is_swapped():
+                raise Refused("online.swapped", f"{self.key} has swapped the tables already. Clean it up instead.")
+            swap.abort()
+            ledger.forget(db_alias, self.key)
+        if record is not None:
+            api.forget(self.key, db_alias, actor=actor)
+        return "Everything that the change has made was dropped. The table is as it was before."
+
+    def verify(self, db_alias: str) -> int:
+        """Compare all rows now. Log those that differ, and return their number: the swap repairs them."""
+        if "triggers" not in ledger.require(db_alias, self.key).steps:
+            raise Refused("online.not_ready", f"{self.key} has no new table yet.")
+        rows, found, last = self._origin_rows(db_alias).order_by("pk"), 0, None
+        while True:
+            page = rows if last is None else rows.filter(pk__gt=last)
+            keys = list(page.values_list("pk", flat=True)[: self.online.batch_size])
+            # Beyond the last key, there may be rows in the new table alone.
+            batch = all_rows(rows.model, db_alias)
+            batch = batch if last is None else batch.filter(pk__gt=last)
+            batch = batch.filter(pk__lte=keys[-1]) if keys else batch
+            found += self.rows(db_alias).verify(batch)
+            if not keys:
+                return found
+            last = keys[-1]
+
+    @contextlib.contextmanager
+    def _verb(self, db_alias: str) -> Iterator[None]:
+        plan = self.derivation(db_alias).required_plan()
+        with self.dialect(db_alias).lock(db_alias).definition_lock(plan.tag) as is_taken:
+            if not is_taken:
+                raise ActionRefused(f"A worker is changing the definitions of {self.key}. Try again in a moment.")
+            yield
+
+
+def schema_changes() -> list[SchemaChange]:
+    """Return the changes of all schema migrations that are made online, for the loader."""
+    return [SchemaChange(file) for file in online_migrations()]
+
+
+@functools.lru_cache(maxsize=64)
+def _derived(file: SchemaMigrationFile, db_alias: str) -> Derivation:
+    return derive(file.migration, file.before(), db_alias)
+
+
+@functools.lru_cache(maxsize=64)
+def _log_model(file: SchemaMigrationFile, db_alias: str) -> type[models.Model]:
+    """Return the change log as a model of no app."""
+    derivation = _derived(file, db_alias)
+    dialect = schema_dialect_of(db_alias)
+    assert dialect is not None
+    table = dialect.swap(db_alias, derivation, file.migration.online.limits).tables.log_table
+    meta = type(
+        "Meta", (), {"app_label": file.app_label, "managed": False, "db_table": table, "apps": Apps(), "ordering": ()}
+    )
+    attributes = {
+        "__module__": __name__,
+        "Meta": meta,
+        "id": models.BigAutoField(primary_key=True),
+        "row_key": models.BigIntegerField(),
+        "why": models.TextField(),
+    }
+    return type("LoggedRow", (models.Model,), attributes)

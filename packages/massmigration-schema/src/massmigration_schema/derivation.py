@@ -1,0 +1,301 @@
+"""The derivation of a plan from the operations of a Django migration. It executes no statement."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.core.exceptions import FieldDoesNotExist
+from django.db import connections, migrations
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.state import ProjectState
+from django.db.models import Model
+
+from massmigration_schema.conversions import (
+    AnyField,
+    base_type,
+    has_db_default,
+    index_may_reject,
+    is_integer,
+    may_reject,
+    target_of,
+    type_of,
+)
+from massmigration_schema.exceptions import Refused, RefusedForReasons
+from massmigration_schema.plan import ChangePlan, MappedColumn
+from massmigration_schema.states import without_children
+
+CHANGES: tuple[type[Operation], ...] = (
+    migrations.AddConstraint,
+    migrations.AddField,
+    migrations.AddIndex,
+    migrations.AlterField,
+    migrations.AlterIndexTogether,
+    migrations.AlterModelTableComment,
+    migrations.AlterUniqueTogether,
+    migrations.RemoveConstraint,
+    migrations.RemoveField,
+    migrations.RemoveIndex,
+    migrations.RenameField,
+    migrations.RenameIndex,
+)
+OF_STATE: tuple[type[Operation], ...] = (migrations.AlterModelManagers, migrations.AlterModelOptions)
+"""Operations that change the models and not the database."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """The part of a plan that follows from a migration without a database."""
+
+    app_label: str
+    name: str
+    operations: Sequence[Operation]
+    before: ProjectState
+    model_name: str = ""
+    plan: ChangePlan | None = None
+    """None: the operations are refused."""
+
+    refusals: list[Refused] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    changes_key_type: bool = False
+
+    @property
+    def old_model(self) -> type[Model]:
+        """The model before the migration."""
+        return self.before.apps.get_model(self.app_label, self.model_name)
+
+    def required_plan(self) -> ChangePlan:
+        """Return the plan. Raise `RefusedForReasons` if there is none."""
+        if self.plan is None or self.refusals:
+            raise RefusedForReasons(f"{self.app_label}.{self.name}", self.refusals)
+        return self.plan
+
+
+def derive(migration: Any, before: ProjectState, db_alias: str) -> Derivation:
+    """Return the plan of a schema migration, or the reasons why it cannot be made online.
+
+    `before`: the state of the project before the migration.
+    """
+    found = Derivation(
+        app_label=migration.app_label, name=migration.name, operations=migration.operations, before=before
+    )
+    refusals = [*_refused_operations(found.operations)]
+    names = {_model_of(operation) for operation in found.operations if isinstance(operation, CHANGES)}
+    if len(names) != 1 and not refusals:
+        listed = ", ".join(sorted(names)) or "none"
+        refusals.append(
+            Refused("online.models", f"Found changes of {len(names)} models ({listed}); allowed: 1 in a migration.")
+        )
+    found = dataclasses.replace(found, refusals=refusals)
+    if refusals:
+        return found
+    return _Follower(dataclasses.replace(found, model_name=names.pop()), db_alias).followed()
+
+
+def _refused_operations(operations: Sequence[Operation]) -> Iterator[Refused]:
+    for operation in operations:
+        if isinstance(operation, (*CHANGES, *OF_STATE)):
+            continue
+        yield Refused(
+            "online.operation",
+            f"{type(operation).__name__} cannot be made online. Move it to a migration of its own; allowed: "
+            f"{', '.join(each.__name__ for each in CHANGES)}.",
+        )
+
+
+def _model_of(operation: Any) -> str:
+    return str(getattr(operation, "model_name", None) or operation.name).lower()
+
+
+class _Follower:
+    """The path of each column through the operations, by its identity and not by its name."""
+
+    def __init__(self, found: Derivation, db_alias: str) -> None:
+        self._found = found
+        self._connection = connections[db_alias]
+        self._refusals: list[Refused] = []
+        self._warnings: list[str] = []
+        self._is_lossy = False
+        self._sources = {field.name: field for field in found.old_model._meta.local_concrete_fields}
+        self._many_to_many = {field.name for field in found.old_model._meta.local_many_to_many}
+        self._state = without_children(found.before, found.app_label, found.model_name)
+
+    def followed(self) -> Derivation:
+        """Return the derivation with its plan, refusals and warnings."""
+        for operation in self._found.operations:
+            before = self._fields()
+            self._follow(operation, before)
+            operation.state_forwards(self._found.app_label, self._state)
+            self._judge(operation, before, self._fields())
+        self._check_model()
+        plan = self._plan()
+        return dataclasses.replace(
+            self._found,
+            plan=None if self._refusals else plan,
+            refusals=list(self._refusals),
+            warnings=list(self._warnings),
+            changes_key_type=type_of(self._old_key, self._connection) != type_of(self._new_key, self._connection),
+        )
+
+    @property
+    def _model(self) -> type[Model]:
+        return self._state.apps.get_model(self._found.app_label, self._found.model_name)
+
+    @property
+    def _old_key(self) -> AnyField:
+        return self._found.old_model._meta.pk
+
+    @property
+    def _new_key(self) -> AnyField:
+        return self._model._meta.pk
+
+    def _fields(self) -> dict[str, AnyField]:
+        return {field.name: field for field in self._model._meta.local_fields}
+
+    def _follow(self, operation: Any, fields: dict[str, AnyField]) -> None:
+        if isinstance(operation, migrations.RenameField):
+            if operation.old_name in self._sources:
+                self._sources[operation.new_name] = self._sources.pop(operation.old_name)
+            self._warnings.append(
+                f"RenameField {operation.old_name} -> {operation.new_name}: code that runs during the swap uses the "
+                "old name, and fails until it is replaced. To avoid this, add a column, fill it, and remove the "
+                "old one "
+                "later."
+            )
+        elif isinstance(operation, migrations.RemoveField):
+            self._sources.pop(operation.name, None)
+            self._warnings.append(
+                f"RemoveField {operation.name}: code that still reads or writes the column fails after the swap. First "
+                "deploy code that does not use it."
+            )
+
+    def _judge(self, operation: Any, before: dict[str, AnyField], after: dict[str, AnyField]) -> None:
+        """Find out whether a row may not fit after the operation, and what is not supported."""
+        if isinstance(operation, (migrations.AddField, migrations.AlterField, migrations.RemoveField)):
+            if operation.name in self._many_to_many or getattr(
+                getattr(operation, "field", None), "many_to_many", False
+            ):
+                self._refuse(
+                    "online.many_to_many",
+                    f"{operation.name} is many-to-many, which is a table of its own. Use a migration of its own.",
+                )
+                return
+            self._judge_field(operation, before.get(operation.name), after.get(operation.name))
+        elif isinstance(operation, (migrations.AddConstraint, migrations.AlterUniqueTogether)):
+            self._is_lossy = True
+        elif isinstance(operation, migrations.AddIndex):
+            self._is_lossy |= index_may_reject(operation.index, after)
+
+    def _judge_field(self, operation: Any, old: AnyField | None, new: AnyField | None) -> None:
+        if new is None:
+            return
+        if isinstance(operation, migrations.AddField):
+            self._is_lossy |= bool(new.unique)
+            if not new.null and not has_db_default(new):
+                self._warnings.append(
+                    f"AddField {new.name}: it is NOT NULL without db_default, so that an INSERT of code that does not "
+                    "know it fails after the swap."
+                )
+        elif old is not None:
+            self._is_lossy |= may_reject(old, new, self._connection)
+        is_new_key = _is_constrained(new) and (old is None or not _is_constrained(old) or _target(old) != _target(new))
+        if is_new_key and (old is not None or new.has_default()):
+            self._refuse(
+                "online.new_foreign_key",
+                f"{type(operation).__name__} adds a foreign key to {new.name}, which has values already. An online "
+                "change does not support this yet: use db_constraint=False here, and add the foreign key later.",
+            )
+
+    def _check_model(self) -> None:
+        old, new = self._old_key, self._new_key
+        if self._sources.get(new.name) is not old:
+            self._refuse("online.key", "The primary key is replaced. The old and the new table must share it.")
+        elif not (is_integer(old) and is_integer(new)):
+            self._refuse(
+                "online.key",
+                f"The primary key {old.name} is {type(old).__name__}; an online change supports integers only, so far.",
+            )
+        label = f"{self._found.app_label}.{self._found.model_name}"
+        itself = [
+            field.name
+            for field in self._model._meta.local_concrete_fields
+            if _is_constrained(field) and _target(field)[0] == label
+        ]
+        if itself:
+            self._refuse("online.self_reference", f"{', '.join(itself)} refers to the table itself: not supported yet.")
+
+    def _plan(self) -> ChangePlan:
+        columns = [self._mapped(field) for field in self._model._meta.local_concrete_fields]
+        return ChangePlan(
+            app_label=self._found.app_label,
+            name=self._found.name,
+            model_name=self._found.model_name,
+            table=self._found.old_model._meta.db_table,
+            old_key=str(self._old_key.column),
+            new_key=str(self._new_key.column),
+            columns=tuple(column for column in columns if column is not None),
+            is_lossy=self._is_lossy,
+        )
+
+    def _mapped(self, field: AnyField) -> MappedColumn | None:
+        """Return where the values of a column come from. None: from the database, by its default or expression."""
+        if getattr(field, "generated", False):
+            return None
+        name, old = str(field.column), self._sources.get(field.name)
+        if old is not None:
+            literal = self._literal(field) if old.null and not field.null else ""
+            bases = [base_type(each, self._connection) for each in (old, field)]
+            return MappedColumn(
+                name=name, source=str(old.column), literal=literal, cast=bases[1] if bases[0] != bases[1] else ""
+            )
+        if has_db_default(field):
+            return None
+        literal = self._literal(field)
+        if literal:
+            return MappedColumn(name=name, literal=literal)
+        if not field.null:
+            self._refuse("online.default", f"{field.name} is NOT NULL and has no default for the rows that exist.")
+        return None
+
+    def _literal(self, field: AnyField) -> str:
+        """Return the SQL of the value that Django gives to rows without one, or an empty string."""
+        editor: Any = self._connection.schema_editor()
+        if has_db_default(field):
+            sql, params = editor.db_default_sql(field)
+            return str(sql % tuple(self._quoted(editor, each) for each in params)) if params else str(sql)
+        value = editor.effective_default(field)
+        if value is None:
+            return ""
+        is_now = getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
+        if is_now or self._quoted(editor, value) != self._quoted(editor, editor.effective_default(field)):
+            self._refuse(
+                "online.default",
+                f"The default of {field.name} is another value each time, and Django would write one of them to every "
+                "row. Make the field nullable, and fill it with a mass migration.",
+            )
+            return ""
+        return self._quoted(editor, value)
+
+    def _quoted(self, editor: Any, value: Any) -> str:
+        self._connection.ensure_connection()
+        quoted = editor.quote_value(value)
+        text = quoted.decode() if isinstance(quoted, bytes) else str(quoted)
+        # The schema editor doubles the percent signs of texts, because it formats its statements.
+        return text.replace("%%", "%") if isinstance(value, str) else text
+
+    def _refuse(self, code: str, message: str) -> None:
+        self._refusals.append(Refused(code, message))
+
+
+def _is_constrained(field: AnyField) -> bool:
+    return field.remote_field is not None and bool(getattr(field, "db_constraint", False))
+
+
+def _target(field: AnyField) -> tuple[str, str]:
+    """Return the label of the model that a foreign key refers to, and the column."""
+    related: Any = field.related_model
+    with contextlib.suppress(FieldDoesNotExist):
+        return related._meta.label_lower, str(target_of(field).column)
+    return related._meta.label_lower, ""

@@ -1,0 +1,1 @@
+"""The differences between databases: catalogs, statements that change tables, and statements that copy rows."""

@@ -1,0 +1,314 @@
+"""The base classes of the statements and names of every database."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Field, Model, QuerySet
+
+from massmigration.paging.querysets import where_sql
+from massmigration_schema.costs import steps
+from massmigration_schema.definition import TableDefinition
+from massmigration_schema.derivation import Derivation
+from massmigration_schema.exceptions import ConflictsLeft, Refused
+from massmigration_schema.locks import Answer, LockLimits, TableLock, patiently
+from massmigration_schema.plan import ChangePlan, MappedColumn
+
+Rows = list[tuple[Any, ...]]
+
+
+def verbatim(sql: str) -> str:
+    """Return SQL that is not a format, such as a text of the catalog, as part of a statement with parameters."""
+    return sql.replace("%", "%%")
+
+
+class Statements:
+    """Statements on one database. Every statement is a format, also without parameters: `%` is `%%`."""
+
+    def __init__(self, db_alias: str) -> None:
+        self.db_alias = db_alias
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """The thread's own connection."""
+        return connections[self.db_alias]
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
+        """Execute a statement, and return how many rows it has changed."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return int(cursor.rowcount)
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> Rows:
+        """Return the rows of a query."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, params)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def value(self, sql: str, params: Sequence[Any] = ()) -> Any:
+        """Return the first column of the first row, or None."""
+        found = self.rows(sql, params)
+        return found[0][0] if found else None
+
+    def quote(self, name: str) -> str:
+        """Return a name as an identifier of a statement."""
+        return verbatim(self.connection.ops.quote_name(name))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A table, trigger or schema with a name that this package gives."""
+
+    kind: str
+    name: str
+    tag: str
+    """The tag of the change that has made it. Empty: it was made for a question, and should be gone."""
+
+    table: str = ""
+    """The table of a trigger."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}{f' on {self.table}' if self.table else ''}"
+
+
+class Catalog(Statements, ABC):
+    """Definitions of tables from the catalog of a database, and facts about a table that a change needs."""
+
+    @abstractmethod
+    def read(self, table: str) -> TableDefinition | None:
+        """Return the definition of a table, or None if there is no such table."""
+
+    @abstractmethod
+    def expected(self, app_label: str, model: type[Model], state: Any) -> TableDefinition:
+        """Return the definition that Django's schema editor gives the table of a model.
+
+        The server itself makes it: the model's table is created without rows and without foreign keys under another
+        name, read, and dropped. Triggers and foreign keys of other tables are left out.
+        """
+
+    @abstractmethod
+    def refusals(self, table: str) -> list[Refused]:
+        """Return the reasons in the catalog why the table cannot be copied and swapped."""
+
+    @abstractmethod
+    def orphans(self) -> list[Orphan]:
+        """Return everything in the database that has a name which this package gives."""
+
+    @abstractmethod
+    def drop_orphan(self, orphan: Orphan) -> None:
+        """Drop one of them. A trigger needs the lock of its table."""
+
+    def has_at_most(self, table: str, rows: int) -> bool:
+        """Return whether a table has at most this many rows, without reading more than these."""
+        name = self.quote(table)
+        found = self.value(f"SELECT COUNT(*) FROM (SELECT 1 FROM {name} LIMIT {rows + 1}) counted")
+        return int(found) <= rows
+
+
+def constrained_foreign_keys(model: type[Model]) -> list[Field[Any, Any]]:
+    """Return the model's own fields with a foreign key in the database."""
+    fields: Any = model._meta.local_concrete_fields
+    return [field for field in fields if field.remote_field is not None and getattr(field, "db_constraint", False)]
+
+
+class RowSynchronizer(Statements, ABC):
+    """Statements that make the rows of the new table equal to the rows of the old table."""
+
+    def __init__(self, db_alias: str, plan: ChangePlan) -> None:
+        super().__init__(db_alias)
+        self.plan = plan
+
+    @abstractmethod
+    def copy(self, queryset: QuerySet[Any]) -> None:
+        """Copy the rows of a batch, and wait for nobody. Rows that a writer has locked are logged instead."""
+
+    @abstractmethod
+    def resync(self, key: Any) -> None:
+        """Make one row of the new table what it is in the old one, or delete it. Wait for its writer, but not long.
+
+        Raise the database's error if the row does not fit.
+        """
+
+    @abstractmethod
+    def verify(self, queryset: QuerySet[Any]) -> int:
+        """Compare the rows of a batch in one statement, and log those that differ. Return their number."""
+
+    def condition(self, queryset: QuerySet[Any], alias: str, *, is_new: bool = False) -> tuple[str, tuple[Any, ...]]:
+        """Return the condition of a batch's queryset on the rows `alias` of the old or the new table."""
+        columns = {self.plan.old_key: self.plan.new_key} if is_new else {}
+        sql, params = where_sql(queryset, alias, columns)
+        return sql or "1 = 1", params
+
+    @property
+    def names(self) -> str:
+        """The columns of the new table that are written, separated by commas."""
+        return ", ".join(self.quote(column.name) for column in self.plan.columns)
+
+    def expressions(self, alias: str) -> str:
+        """Return the values of these columns for the row `alias` of the old table, separated by commas."""
+        return ", ".join(self.expression(column, alias) for column in self.plan.columns)
+
+    def assignments(self, alias: str, target: str = "") -> str:
+        """Return the assignments of these values to the columns, separated by commas."""
+        return ", ".join(
+            f"{target}{self.quote(column.name)} = {self.expression(column, alias)}" for column in self.plan.columns
+        )
+
+    def expression(self, column: MappedColumn, alias: str) -> str:
+        """Return the value of a column for the row `alias` of the old table."""
+        if not column.source:
+            return verbatim(column.literal)
+        value = self.converted(f"{alias}.{self.quote(column.source)}", column.cast)
+        return f"COALESCE({value}, {verbatim(column.literal)})" if column.literal else value
+
+    def converted(self, value: str, cast: str) -> str:
+        """Return a value of the old table, converted to another type if there is one."""
+        return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OwnForeignKey:
+    """A foreign key of the table that is changed."""
+
+    name: str
+    """Its name in the end."""
+
+    old_name: str
+    """Its name on the old table, or an empty string."""
+
+    column: str
+    table: str
+    target: str
+    """The column that it refers to."""
+
+
+class TableBuilder(Statements, ABC):
+    """Statements that make and drop the tables and triggers of a change. Each method may be repeated."""
+
+    lock: TableLock
+    """The lock of a table on this database."""
+
+    def __init__(self, db_alias: str, derivation: Derivation, limits: LockLimits) -> None:
+        super().__init__(db_alias)
+        self.derivation = derivation
+        self.plan = derivation.required_plan()
+        self._limits = limits
+
+    def patient(self, call: Callable[[], Answer], table: str = "") -> Answer:
+        """Call something that needs the lock of a whole table, by default of the one that is changed."""
+        return patiently(self.lock, table or self.plan.table, call, self._limits)
+
+    @property
+    @abstractmethod
+    def log_table(self) -> str:
+        """The change log's table, as a model's `db_table`."""
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make the new table with the new definition, without rows, and the change log."""
+
+    @abstractmethod
+    def create_triggers(self) -> None:
+        """Make the triggers that write every change of the old table to the new one."""
+
+    @abstractmethod
+    def names_of_foreign_keys(self) -> dict[str, str]:
+        """Return the names of the old table's foreign keys, by column."""
+
+    def foreign_keys(self) -> list[OwnForeignKey]:
+        """Return the foreign keys of the new table, under the names that they have in the end."""
+        *_, last = steps(self.derivation)
+        model = last.after.apps.get_model(self.plan.app_label, self.plan.model_name)
+        editor: Any = self.connection.schema_editor()
+        before = self.names_of_foreign_keys()
+        sources = {column.name: column.source for column in self.plan.columns}
+        found = []
+        for field in constrained_foreign_keys(model):
+            column = str(field.column)
+            target: Any = field.target_field  # type: ignore[attr-defined]  # of a foreign key
+            old_name = before.get(sources.get(column, ""), "")
+            # Django makes the foreign key again if the column gets another name.
+            is_kept = old_name and sources[column] == column
+            suffix = f"_fk_{target.model._meta.db_table}_{target.column}"
+            made_name = str(editor._fk_constraint_name(model, field, suffix)).strip('`"')
+            found.append(
+                OwnForeignKey(
+                    name=old_name if is_kept else made_name,
+                    old_name=old_name,
+                    column=column,
+                    table=target.model._meta.db_table,
+                    target=str(target.column),
+                )
+            )
+        return found
+
+    @abstractmethod
+    def made(self) -> list[str]:
+        """Return the names of the tables and triggers of the change that exist."""
+
+    @abstractmethod
+    def trigger_texts(self) -> dict[str, str]:
+        """Return the triggers of the change as the server has them, by name: a change of them must be found."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Drop everything that was made, the triggers first. The old table is what it was before."""
+
+
+class TableSwap(Statements, ABC):
+    """Statements that put the new table in the place of the old one, and those that come before and after."""
+
+    def __init__(self, tables: TableBuilder) -> None:
+        super().__init__(tables.db_alias)
+        self.tables = tables
+        self.plan = tables.plan
+
+    @abstractmethod
+    def make_ready(self) -> None:
+        """Prepare the filled new table for its use: statistics and foreign keys. May be repeated."""
+
+    @abstractmethod
+    def is_swapped(self) -> bool:
+        """Return whether the new table is in the place of the old one."""
+
+    @abstractmethod
+    def log_size(self) -> int:
+        """Return the number of entries of the change log."""
+
+    def recover(self) -> None:
+        """Undo what a process that died in the middle of a swap has left, if the tables are not swapped."""
+
+    @abstractmethod
+    def swap(self, record: Callable[[], None]) -> None:
+        """Swap the tables, unless they are swapped, and call `record` in the same transaction if there is one.
+
+        Foreign keys of other tables refer to the new table then. Raise `ConflictsLeft` if the change log is not empty,
+        and `LockNotGranted`: nothing is changed then.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Do what can be done after the swap without the lock of the table. May be repeated."""
+
+    @abstractmethod
+    def cleanup(self) -> None:
+        """Drop the old table and the change log, and give foreign keys their final names. May be repeated."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop everything that was made before the swap. May be repeated."""
+
+    def require_empty_log(self) -> None:
+        """Raise `ConflictsLeft` if there are rows that have not been copied."""
+        left = self.log_size()
+        if left:
+            raise ConflictsLeft(
+                "online.conflicts",
+                f"{left} rows in the change log do not fit the new table or could not be copied. Nothing was swapped. "
+                "Correct the rows that the failed objects name, and retry.",
+            )

@@ -1,0 +1,70 @@
+"""A registry that finds the classes of a database."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from django.db import connections
+
+from massmigration_schema.costs import OperationCost
+from massmigration_schema.derivation import Derivation
+from massmigration_schema.dialects.base import Catalog, RowSynchronizer, TableSwap
+from massmigration_schema.dialects.mysql_catalog import MySQLCatalog
+from massmigration_schema.dialects.mysql_costs import costs_on_mysql
+from massmigration_schema.dialects.mysql_lock import MySQLLock
+from massmigration_schema.dialects.mysql_rows import MySQLRows
+from massmigration_schema.dialects.mysql_swap import MySQLSwap
+from massmigration_schema.dialects.mysql_tables import MySQLTables
+from massmigration_schema.dialects.postgresql_catalog import PostgreSQLCatalog
+from massmigration_schema.dialects.postgresql_costs import costs_on_postgresql
+from massmigration_schema.dialects.postgresql_lock import PostgreSQLLock
+from massmigration_schema.dialects.postgresql_rows import PostgreSQLRows
+from massmigration_schema.dialects.postgresql_swap import PostgreSQLSwap
+from massmigration_schema.dialects.postgresql_tables import PostgreSQLTables
+from massmigration_schema.locks import LockLimits, TableLock
+from massmigration_schema.plan import ChangePlan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SchemaDialect:
+    """The classes and functions of one kind of database."""
+
+    catalog: Callable[[str], Catalog]
+    lock: Callable[[str], TableLock]
+    costs: Callable[[Derivation, str], list[OperationCost]]
+    rows: Callable[[str, ChangePlan], RowSynchronizer]
+    swap: Callable[[str, Derivation, LockLimits], TableSwap]
+    locks_statements: bool
+    """Whether each statement gets the table's lock by itself, because schema changes are not transactional."""
+
+    requires_equal_types: bool
+    """Whether a foreign key must have the type of the key that it refers to."""
+
+
+DIALECTS = {
+    "mysql": SchemaDialect(
+        catalog=MySQLCatalog,
+        lock=MySQLLock,
+        costs=costs_on_mysql,
+        rows=MySQLRows,
+        swap=lambda *arguments: MySQLSwap(MySQLTables(*arguments)),
+        locks_statements=True,
+        requires_equal_types=True,
+    ),
+    "postgresql": SchemaDialect(
+        catalog=PostgreSQLCatalog,
+        lock=PostgreSQLLock,
+        costs=costs_on_postgresql,
+        rows=PostgreSQLRows,
+        swap=lambda *arguments: PostgreSQLSwap(PostgreSQLTables(*arguments)),
+        locks_statements=False,
+        requires_equal_types=False,
+    ),
+}
+"""By the `vendor` of Django's database wrapper."""
+
+
+def schema_dialect_of(db_alias: str) -> SchemaDialect | None:
+    """Return the classes of a database, or None if its tables cannot be changed online."""
+    return DIALECTS.get(connections[db_alias].vendor)

@@ -1,0 +1,145 @@
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from massmigration import api
+from massmigration.exceptions import GateClosed
+from massmigration.states import Status
+from testsupport.shop_app import installed
+
+LIKES = 'migrations.AddField("campaign", "likes", models.IntegerField(default=7))'
+KEY = "shop:0002_change.schema"
+
+
+@pytest.fixture
+def online(shop, tmp_path, capsys):
+    """A function that runs `onlinemigration`, and returns its output; the app's second migration adds a column."""
+
+    def run(verb, *arguments, name=("shop", "0002")):
+        call_command("onlinemigration", verb, *name, "--database", shop.db_alias, *arguments, verbosity=0)
+        return capsys.readouterr().out
+
+    with installed(shop, tmp_path, LIKES, direct_up_to=0, strategy="shadow"):
+        yield run
+
+
+def answer(monkeypatch, text):
+    monkeypatch.setattr("builtins.input", lambda question: text)
+
+
+def status(shop):
+    found = api.status(KEY, shop.db_alias)
+    return found and found.status
+
+
+def test_a_change_from_the_start_to_the_cleanup(shop, online, monkeypatch):
+    shop.fill(20)
+
+    started = online("start")
+
+    assert "manage.py onlinemigration cutover shop 0002_change" in started
+    assert status(shop) is Status.WAITING
+    assert online("verify") == "All rows are equal.\n"
+    answer(monkeypatch, "0002_change")
+    online("cutover")
+    assert status(shop) is Status.APPLIED
+    assert shop.execute("SELECT DISTINCT likes FROM campaign") == [(7,)]
+    assert online("cleanup", "--force") == "The old table was dropped.\n"
+    assert online("orphans", name=()) == ""
+
+
+def test_migrate_refuses_before_the_change_and_has_nothing_to_do_after_it(shop, online, capsys):
+    shop.fill(3)
+    with pytest.raises(GateClosed, match=r"Make it online: manage\.py onlinemigration start shop 0002_change"):
+        call_command("migrate", "shop", database=shop.db_alias, verbosity=0)
+    online("start")
+    with pytest.raises(GateClosed, match=r"shop\.0002_change is being made online"):
+        call_command("migrate", "shop", database=shop.db_alias, verbosity=0)
+    online("cutover", "--no-input")
+    capsys.readouterr()
+
+    call_command("migrate", "shop", database=shop.db_alias, verbosity=1)
+
+    assert "No migrations to apply." in capsys.readouterr().out
+
+
+def test_an_abort_leaves_the_table_as_it_was(shop, online):
+    shop.fill(3)
+    before = shop.definition()
+    online("start")
+
+    online("abort", "--no-input")
+
+    assert shop.definition() == before
+    assert status(shop) is None
+
+
+@pytest.mark.parametrize("verb", ["cutover", "abort"])
+def test_a_wrong_answer_changes_nothing(shop, online, monkeypatch, verb):
+    shop.fill(3)
+    online("start")
+    answer(monkeypatch, "yes")
+
+    with pytest.raises(CommandError, match="Nothing was changed"):
+        online(verb)
+
+    assert status(shop) is Status.WAITING
+
+
+def test_the_old_table_is_kept_without_force(shop, online):
+    shop.fill(3)
+    online("start")
+    online("cutover", "--no-input")
+
+    with pytest.raises(CommandError, match=r"The old table is kept until .* To drop it now, add --force"):
+        online("cleanup", "--no-input")
+
+
+def test_rows_that_differ_are_an_exit_code(shop, online):
+    shop.fill(3)
+    online("start")
+    change = api.get_all_migrations()
+    change = next(each for each in change if each.key == KEY)
+    shop.execute(f"DELETE FROM {change.swap(shop.db_alias).tables.names.shadow}")
+
+    with pytest.raises(SystemExit) as raised:
+        online("verify")
+
+    assert raised.value.code == 1
+
+
+def test_the_status_shows_what_there_is(shop, online):
+    shop.fill(3)
+    online("start")
+
+    assert "Rows in the change log" in online("status")
+    assert json.loads(online("status", "--format", "json"))
+
+
+def test_a_change_of_which_the_ledger_does_not_know_is_an_orphan(shop, online):
+    shop.fill(3)
+    before = shop.definition()
+    online("start")
+    from massmigration_schema import ledger
+
+    ledger.forget(shop.db_alias, KEY)
+    with pytest.raises(SystemExit):
+        online("orphans", name=())
+
+    online("orphans", "--drop", "--no-input", name=())
+
+    assert shop.definition() == before
+
+
+def test_massmigrate_without_a_name_passes_over_it(shop, online):
+    shop.fill(3)
+
+    call_command("massmigrate", "shop", database=shop.db_alias, verbosity=0)
+
+    assert status(shop) is None
+
+
+def test_a_migration_that_is_not_made_online_is_refused(shop, online):
+    with pytest.raises(CommandError, match="App 'shop' has no single online migration '0001'; found none"):
+        online("start", name=("shop", "0001"))

@@ -1,0 +1,355 @@
+import datetime as dt
+import time
+
+import pytest
+from django.db import connections, migrations, models
+from django.db.migrations.recorder import MigrationRecorder
+from django.utils import timezone
+
+from massmigration import api
+from massmigration.definitions.stages import StageContext
+from massmigration.exceptions import ActionRefused, NotNow
+from massmigration.loader import store
+from massmigration.models import Event, FailedObject, ShardRecord
+from massmigration.states import Status
+from massmigration_schema import ledger
+from massmigration_schema.change import SchemaChange
+from massmigration_schema.exceptions import Refused, RefusedForReasons
+from testsupport.shop import Change
+from testsupport.shop_app import ShopFile
+from testsupport.threads import PATIENCE, in_thread
+
+LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
+ABOUT = migrations.RenameField("campaign", "description", "about")
+UNIQUE = migrations.AlterField("campaign", "post", models.CharField(max_length=128, null=True, unique=True))
+SHORT = migrations.AlterField("campaign", "post", models.CharField(max_length=5, null=True))
+COLUMNS = {"about": "description", "likes": "7", "name": "name", "budget": "budget"}
+
+
+@pytest.fixture
+def start(shop, django_db_blocker):
+    """A function that launches a change of the shop, and waits until it ends or waits for an operator."""
+    registered = []
+
+    def launch(*operations, **options):
+        migration = shop.migration(*operations, **{"direct_up_to": 0, **options})
+        change = SchemaChange(ShopFile(migration, shop.state.clone()))
+        scope = store.registered(change)
+        scope.__enter__()
+        registered.append(scope)
+        api.launch(change.key, shop.db_alias)
+        return change, wait(change)
+
+    def wait(change):
+        return api.wait(change.key, shop.db_alias, timeout=PATIENCE)
+
+    launch.wait = wait
+    yield launch
+    for scope in registered:
+        scope.__exit__(None, None, None)
+    MigrationRecorder(shop.connection).record_unapplied("shop", "0002_change")
+
+
+def proceed(start, change, shop):
+    api.proceed(change.key, shop.db_alias)
+    return start.wait(change)
+
+
+def test_a_change_is_made_and_waits_for_the_swap(shop, start):
+    shop.fill(50)
+    before = dict(shop.execute("SELECT id, description FROM campaign"))
+
+    change, waiting = start(LIKES, ABOUT)
+
+    assert waiting.status is Status.WAITING
+    assert Change(shop, LIKES, ABOUT).wrong(**COLUMNS) == []
+    applied = proceed(start, change, shop)
+    assert applied.status is Status.APPLIED
+    assert dict(shop.execute("SELECT id, about FROM campaign")) == before
+    assert ("shop", "0002_change") in MigrationRecorder(shop.connection).applied_migrations()
+    assert ledger.require(shop.db_alias, change.key).is_swapped
+
+
+def test_a_change_can_swap_by_itself(shop, start):
+    shop.fill(5)
+
+    _change, applied = start(LIKES, cutover="auto")
+
+    assert applied.status is Status.APPLIED
+    assert shop.execute("SELECT DISTINCT likes FROM campaign") == [(7,)]
+
+
+def test_an_empty_table_can_be_changed(shop, start):
+    _, applied = start(LIKES, cutover="auto")
+
+    assert applied.status is Status.APPLIED
+    assert "likes" in shop.definition().columns
+
+
+def test_writes_while_it_waits_are_in_the_new_table(shop, start):
+    shop.fill(5)
+    change, _ = start(LIKES, ABOUT)
+
+    shop.execute("UPDATE campaign SET description = 'late'")
+    shop.fill(2)
+    proceed(start, change, shop)
+
+    assert sorted(shop.execute("SELECT about, likes FROM campaign")) == [("d", 7)] * 2 + [("late", 7)] * 5
+
+
+def test_a_row_that_does_not_fit_is_a_failed_object(shop, start):
+    shop.fill(3)
+    shop.execute("UPDATE campaign SET post = 'much too long' WHERE name = 'name 1'")
+    ((key,),) = shop.execute("SELECT id FROM campaign WHERE name = 'name 1'")
+
+    change, failed = start(SHORT)
+
+    assert failed.status is Status.FAILED
+    (found,) = FailedObject.objects.using(shop.db_alias).all()
+    assert found.object_pk == [key]
+    shop.execute("UPDATE campaign SET post = 'short' WHERE name = 'name 1'")
+    api.retry(change.key, shop.db_alias)
+    assert start.wait(change).status is Status.WAITING
+
+
+def test_a_row_that_does_not_fit_later_stops_the_swap_until_it_is_corrected(shop, start):
+    shop.fill(3)
+    change, _ = start(UNIQUE)
+    shop.execute("UPDATE campaign SET post = 'same'")
+
+    failed = proceed(start, change, shop)
+
+    assert failed.status is Status.FAILED
+    assert "2 rows do not fit the new table" in failed.last_error
+    shop.execute("UPDATE campaign SET post = NULL")
+    api.retry(change.key, shop.db_alias)
+    assert start.wait(change).status is Status.APPLIED
+
+
+def test_rows_that_differ_are_found_and_repaired(shop, start, monkeypatch):
+    shop.fill(20)
+    damage(shop, monkeypatch, LIKES, "UPDATE {shadow} SET likes = 8 WHERE name IN ('name 3', 'name 4')")
+
+    change, waiting = start(LIKES)
+
+    assert waiting.status is Status.WAITING
+    assert ledger.require(shop.db_alias, change.key).differences == 2
+    assert shop.execute(f"SELECT DISTINCT likes FROM {Change(shop, LIKES).shadow}") == [(7,)]
+
+
+def test_many_rows_that_differ_fail_the_change(shop, start, monkeypatch):
+    shop.fill(20)
+    damage(shop, monkeypatch, LIKES, "UPDATE {shadow} SET likes = 8")
+
+    _change, failed = start(LIKES, max_differences=10)
+
+    assert failed.status is Status.FAILED
+    assert "Verification found 20 rows that differ; allowed: 10" in failed.last_error
+
+
+def damage(shop, monkeypatch, operation, sql):
+    """Damage the new table after the copy, as something that writes past the triggers."""
+    shadow = Change(shop, operation).shadow
+    real = SchemaChange._verify
+    done = []
+
+    def verify(self, queryset, db_alias, *, is_last):
+        if not done:
+            done.append(1)
+            with connections[db_alias].cursor() as cursor:
+                cursor.execute(sql.format(shadow=shadow))
+        real(self, queryset, db_alias, is_last=is_last)
+
+    monkeypatch.setattr(SchemaChange, "_verify", verify)
+
+
+def test_a_missing_trigger_stops_the_swap(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+    (name, *_) = Change(shop, LIKES).tables.trigger_texts()
+    shop.execute(f"DROP TRIGGER {name} ON campaign" if shop.is_postgresql else f"DROP TRIGGER `{name}`")
+
+    failed = proceed(start, change, shop)
+
+    assert failed.status is Status.FAILED
+    assert "Triggers of the change are gone or were altered" in failed.last_error
+    assert "likes" not in shop.definition().columns
+
+
+def test_another_server_stops_the_swap(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+    ledger._update(shop.db_alias, change.key, server_id="another")
+
+    failed = proceed(start, change, shop)
+
+    assert "The change began on the server another" in failed.last_error
+
+
+def test_a_worker_with_another_plan_gives_the_job_back(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+    ledger._update(shop.db_alias, change.key, fingerprint="another")
+    api.proceed(change.key, shop.db_alias)
+
+    progress = wait_for_reason(change, shop)
+
+    assert progress.status is Status.RUNNING
+    assert "likes" not in shop.definition().columns
+
+
+def wait_for_reason(change, shop):
+    """Wait until the change says why it does not continue."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        reasons = ShardRecord.objects.using(shop.db_alias).values_list("throttled_by", flat=True)
+        if any("began with another plan" in reason for reason in reasons):
+            return api.status(change.key, shop.db_alias)
+        time.sleep(0.05)
+    raise AssertionError("It gave no reason.")
+
+
+def in_stage(change, shop, **given):
+    return StageContext(key=change.key, db_alias=shop.db_alias, attempt_id="", stage=0, **given)
+
+
+def test_a_worker_does_nothing_while_another_changes_the_definitions(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+    tag = change.derivation(shop.db_alias).plan.tag
+
+    def other():
+        change._cut_over(shop.db_alias, in_stage(change, shop))
+
+    with shop.dialect.lock(shop.db_alias).definition_lock(tag):
+        raised = in_thread(other).exception(PATIENCE)
+
+    assert isinstance(raised, NotNow)
+    assert "likes" not in shop.definition().columns
+
+
+def test_a_worker_that_was_frozen_until_another_took_over_does_nothing(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+
+    with pytest.raises(NotNow):
+        change._cut_over(shop.db_alias, in_stage(change, shop, is_current=lambda: False))
+
+    assert "likes" not in shop.definition().columns
+
+
+@pytest.mark.parametrize("action", ["forget", "fake"])
+def test_tables_and_triggers_are_not_left_behind(shop, start, action):
+    shop.fill(3)
+    change, _ = start(LIKES)
+
+    with pytest.raises(
+        ActionRefused, match=r"Tables or triggers of shop:0002_change\.schema are in the database\. Abort"
+    ):
+        getattr(api, action)(change.key, shop.db_alias)
+
+
+def test_an_abort_leaves_nothing(shop, start):
+    shop.fill(3)
+    before = shop.definition()
+    change, _ = start(LIKES)
+
+    api.perform_action("abort", change.key, shop.db_alias)
+
+    assert shop.definition() == before
+    assert shop.catalog.orphans() == []
+    assert ledger.get(shop.db_alias, change.key) is None
+    assert api.status(change.key, shop.db_alias) is None
+
+
+def test_a_cleanup_leaves_what_a_plain_migrate_would_make(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES, cutover="auto", keep_old=dt.timedelta(microseconds=1))
+
+    api.perform_action("cleanup", change.key, shop.db_alias)
+
+    assert shop.catalog.orphans() == []
+    found = shop.definition()
+    shop.execute("DELETE FROM campaign")
+    shop.execute("ALTER TABLE campaign DROP COLUMN likes")
+    shop.migrate(LIKES)
+    assert found == shop.definition()
+
+
+def test_the_old_table_is_kept_for_a_while(shop, start):
+    shop.fill(3)
+
+    change, _ = start(LIKES, cutover="auto")
+
+    assert api.migration_actions(change.key, shop.db_alias) == []
+    assert change.old_table_is_due_at(shop.db_alias) - timezone.now() > dt.timedelta(days=6)
+
+
+def test_a_change_that_has_swapped_cannot_be_aborted(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES, cutover="auto")
+
+    with pytest.raises(Refused, match="has swapped the tables already"):
+        change.abort(shop.db_alias, "code:test")
+
+    assert "likes" in shop.definition().columns
+
+
+def test_a_change_that_has_not_swapped_cannot_be_cleaned_up(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+
+    with pytest.raises(Refused, match="has not swapped the tables"):
+        change.clean_up(shop.db_alias, "code:test")
+
+
+def test_verification_on_demand_finds_a_row_in_each_place(shop, start):
+    shop.fill(30)
+    change, _ = start(LIKES, batch_size=7)
+    shadow = Change(shop, LIKES).shadow
+    shop.execute(f"UPDATE {shadow} SET likes = 8 WHERE name IN ('name 0', 'name 17')")
+    shop.execute(f"UPDATE {shadow} SET id = 5000 WHERE name = 'name 29'")
+
+    assert change.verify(shop.db_alias) == 4
+
+    proceed(start, change, shop)
+    assert shop.execute("SELECT DISTINCT likes FROM campaign") == [(7,)]
+    assert shop.execute("SELECT count(*) FROM campaign WHERE id = 5000") == [(0,)]
+
+
+def test_what_is_refused_is_refused_at_the_launch(shop, start):
+    shop.execute("ALTER TABLE campaign DROP COLUMN description")
+
+    with pytest.raises(RefusedForReasons, match=r"online\.drift"):
+        start(LIKES)
+
+    assert not Event.objects.using(shop.db_alias).exists()
+    assert shop.catalog.orphans() == []
+
+
+def test_a_table_has_one_change_at_a_time(shop, start):
+    shop.fill(3)
+    start(LIKES)
+    other = ledger.busy_with(shop.db_alias, "campaign")
+    migration = shop.migration(ABOUT, direct_up_to=0)
+    migration.name = "0003_other"
+    second = SchemaChange(ShopFile(migration, shop.state.clone()))
+
+    with (
+        store.registered(second),
+        pytest.raises(RefusedForReasons, match=r"is being changed by 'shop:0002_change\.schema'"),
+    ):
+        api.launch(second.key, shop.db_alias)
+
+    assert other == "shop:0002_change.schema"
+
+
+def test_the_details_say_what_there_is(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+
+    found = {detail.label: detail.value for detail in change.get_details(shop.db_alias)}
+
+    assert found["Table"] == "campaign"
+    assert found["Rows in the change log"] == 0
+    assert "campaign" in found["Tables and triggers"]

@@ -1,0 +1,1 @@
+"""Models of what the project promises, checked by machine."""

@@ -1,0 +1,1 @@
+"""Models, and a migration for each data operation."""
