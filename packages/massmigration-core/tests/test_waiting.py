@@ -248,7 +248,7 @@ def test_a_pause_that_comes_first_wins(server_alias, settings, monkeypatch):
     gate = Gate()
 
     def wait():
-        with blocked_at_statement(server_alias, r"UPDATE .massmigration_migrationrecord.", gate):
+        with blocked_at_statement(server_alias, r"UPDATE .massmigration_migrationrecord. SET .status.", gate):
             perform(plan_job(record(server_alias)))
 
     thread = in_thread(wait)
@@ -271,7 +271,7 @@ def test_of_two_who_proceed_at_once_one_is_refused(server_alias, settings, monke
     gate = Gate()
 
     def proceed():
-        with blocked_at_statement(server_alias, r"UPDATE .massmigration_migrationrecord.", gate):
+        with blocked_at_statement(server_alias, r"UPDATE .massmigration_migrationrecord. SET .status.", gate):
             api.proceed(KEY, server_alias)
 
     threads = [in_thread(proceed), in_thread(proceed)]
