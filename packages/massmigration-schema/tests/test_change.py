@@ -305,7 +305,7 @@ def test_a_change_that_has_not_swapped_cannot_be_cleaned_up(shop, start):
 
 def test_verification_on_demand_finds_a_row_in_each_place(shop, start):
     shop.fill(30)
-    change, _ = start(LIKES, batch_size=7)
+    change, _ = start(LIKES, max_batch_size=7)
     shadow = Change(shop, LIKES).shadow
     shop.execute(f"UPDATE {shadow} SET likes = 8 WHERE name IN ('name 0', 'name 17')")
     shop.execute(f"UPDATE {shadow} SET id = 5000 WHERE name = 'name 29'")
@@ -315,6 +315,17 @@ def test_verification_on_demand_finds_a_row_in_each_place(shop, start):
     proceed(start, change, shop)
     assert shop.execute("SELECT DISTINCT likes FROM campaign") == [(7,)]
     assert shop.execute("SELECT count(*) FROM campaign WHERE id = 5000") == [(0,)]
+
+
+@pytest.mark.parametrize(("options", "first"), [({}, 500), ({"max_batch_size": 300}, 300)], ids=str)
+def test_the_batches_of_the_copy_adapt(shop, options, first):
+    change = SchemaChange(ShopFile(shop.migration(LIKES, **options), shop.state.clone()))
+
+    copy = change.get_stages()[1]
+
+    assert (copy.batch_size, copy.first_batch_size, copy.max_batch_growth) == (None, first, 1.5)
+    assert copy.max_batch_size == options.get("max_batch_size", 2000)
+    assert copy.batch_duration == dt.timedelta(milliseconds=100)
 
 
 def test_what_is_refused_is_refused_at_the_launch(shop, start):

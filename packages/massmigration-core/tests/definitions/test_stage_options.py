@@ -14,6 +14,7 @@ OPTIONS = {
     "idle_limit": dt.timedelta(hours=1),
     "throttle": [print],
     "batch_size": 3,
+    "first_batch_size": 4,
     "batch_duration": dt.timedelta(milliseconds=100),
     "max_batch_size": 2000,
     "max_batch_growth": 1.5,
@@ -23,6 +24,10 @@ OPTIONS = {
     "lock_rows": False,
     "catch_up": False,
 }
+
+
+ALL = {name: value for name, value in OPTIONS.items() if name != "first_batch_size"}
+"""All options that a stage can have together: `batch_size` is the size of the first batch, too."""
 
 
 def get_queryset(self, db_alias):
@@ -81,6 +86,8 @@ def test_every_option_has_one_default(write, name):
         ("on_error", "skip", "on_error = 'skip'; allowed: 'stop', 'continue'."),
         ("batch_size", 0, "batch_size = 0; it must be 1 or more, or None."),
         ("batch_size", "7", "batch_size = '7'; it must be 1 or more, or None."),
+        ("first_batch_size", 0, "first_batch_size = 0; it must be 1 or more, or None."),
+        ("first_batch_size", "7", "first_batch_size = '7'; it must be 1 or more, or None."),
         ("batch_duration", 5, "batch_duration = 5; it must be a timedelta greater than 0, or None."),
         ("max_batch_size", 0, "max_batch_size = 0; it must be 1 or more, or None."),
         ("max_batch_growth", 1, "max_batch_growth = 1; it must be greater than 1, or None."),
@@ -125,19 +132,32 @@ def test_a_batch_is_not_larger_than_the_largest(write):
         write(batch_size=7, max_batch_size=5).get_stages()
 
 
-def test_a_stage_of_its_own_takes_the_options_as_arguments():
-    stage = MappedStage(name="people:0001_x", get_queryset=print, operation=print, **OPTIONS)
+@WAYS
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("batch_size", 7, "batch_size = 7 and first_batch_size = 8; batch_size is the size of every batch. Remove"),
+        ("max_batch_size", 5, "first_batch_size = 8 and max_batch_size = 5; the first batch must not be larger than"),
+    ],
+)
+def test_the_first_batch_has_one_size_and_is_not_larger_than_the_largest(write, name, value, words):
+    with pytest.raises(BadMigrationFile, match=words):
+        write(first_batch_size=8, **{name: value}).get_stages()
 
-    assert {name: getattr(stage, name) for name in OPTIONS} == OPTIONS
+
+def test_a_stage_of_its_own_takes_the_options_as_arguments():
+    stage = MappedStage(name="people:0001_x", get_queryset=print, operation=print, **ALL)
+
+    assert {name: getattr(stage, name) for name in ALL} == ALL
 
 
 def test_the_options_of_an_operation_come_before_those_of_its_migration():
     found = MapFunctionOnObjects("people.Person", print, ["name"], batch_size=7, on_error="stop")
-    attributes = {**OPTIONS, "operations": [found]}
+    attributes = {**OPTIONS, "batch_size": None, "operations": [found]}
 
     (stage,) = type("Migration", (OperationsMigration,), attributes)("people", "0001_x").get_stages()
 
-    assert (stage.batch_size, stage.on_error) == (7, "stop")
+    assert (stage.batch_size, stage.first_batch_size, stage.on_error) == (7, None, "stop")
     assert stage.max_failures == OPTIONS["max_failures"]
 
 

@@ -237,6 +237,18 @@ def test_a_stage_can_let_its_batches_grow_less(server_alias, clock):
     assert [batch(pace, clock, 0.001) for _ in range(3)] == [750, 1125, 1687]
 
 
+@pytest.mark.parametrize("is_set", [False, True])
+def test_a_stage_can_have_another_first_size(server_alias, is_set):
+    options = {"max_size": 5000, "fixed_size": None, "first_size": 700, "is_set": is_set}
+
+    assert AdaptiveBatchSize(server_alias, size=0, **options).size == 700
+    assert AdaptiveBatchSize(server_alias, size=30, **options).size == 30
+
+
+def test_a_first_size_is_never_larger_than_the_largest(server_alias):
+    assert AdaptiveBatchSize(server_alias, size=0, max_size=600, fixed_size=None, first_size=700).size == 600
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_small_batch_grows_however_slowly(server_alias, clock, size):
     pace = AdaptiveBatchSize(server_alias, size=size, max_size=5000, fixed_size=None, max_growth=1.1)
@@ -251,6 +263,7 @@ def test_a_low_growth_does_not_limit_how_a_batch_shrinks(server_alias, clock):
 
 
 class Stage(MapperMigration):
+    first_batch_size = 300
     batch_duration = dt.timedelta(milliseconds=100)
     max_batch_size = 700
     max_batch_growth = 1.5
@@ -269,6 +282,7 @@ def test_the_options_of_a_stage_reach_its_batches(server_alias, clock):
 
     assert [batch(pace, clock, 0.001) for _ in range(2)] == [600, 700]
     assert batch(pace, clock, 1) < 350
+    assert job_module._pace(types.SimpleNamespace(job=job, batch_size=0), stage).size == 300
 
 
 def test_the_largest_batch_of_a_stage_counts_for_its_shards(server_alias, settings, monkeypatch):

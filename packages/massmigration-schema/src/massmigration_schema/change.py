@@ -34,6 +34,12 @@ from massmigration_schema.models import OnlineChange
 from massmigration_schema.options import Online
 from massmigration_schema.plan import ChangePlan
 
+COPIED_FIRST = 500
+"""Rows in the first batch of the copy. With fewer, the fixed cost of a batch keeps them few on a busy server."""
+
+COPY_GROWTH = 1.5
+"""How many times larger the next batch of the copy may be: a batch that overshoots makes the writers wait."""
+
 VERIFIED_AT_ONCE = 5_000
 """Rows that are compared by one statement, which locks none of them."""
 
@@ -97,8 +103,10 @@ class SchemaChange(BaseMigration):
             get_queryset=self._origin_rows,
             operation_batch=self._copy,
             catch_up=False,
-            # Sizes that adapt begin with so few rows that the fixed cost of a batch keeps them there on a busy server.
-            batch_size=self.online.batch_size,
+            first_batch_size=min(COPIED_FIRST, self.online.max_batch_size),
+            batch_duration=self.online.batch_duration,
+            max_batch_size=self.online.max_batch_size,
+            max_batch_growth=COPY_GROWTH,
             throttle=[self._rest, *self.online.throttle],
         )
         stages: list[Stage] = [self.once(self._prepare, atomic=False, takes_context=True), copy, self.mapped(**settle)]
@@ -374,7 +382,7 @@ class SchemaChange(BaseMigration):
         rows, found, last = self._origin_rows(db_alias).order_by("pk"), 0, None
         while True:
             page = rows if last is None else rows.filter(pk__gt=last)
-            keys = list(page.values_list("pk", flat=True)[: self.online.batch_size])
+            keys = list(page.values_list("pk", flat=True)[: self.online.max_batch_size])
             # Beyond the last key, there may be rows in the new table alone.
             batch = all_rows(rows.model, db_alias)
             batch = batch if last is None else batch.filter(pk__gt=last)

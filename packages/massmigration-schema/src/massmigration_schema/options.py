@@ -31,8 +31,11 @@ class Online:
     max_stall: dt.timedelta = dt.timedelta(seconds=1)
     """How long one try may wait for that lock. Everybody who uses the table waits behind it."""
 
-    batch_size: int = 1_000
-    """The number of rows in a batch of the copy. A writer of one of these rows waits for the batch at worst."""
+    batch_duration: dt.timedelta = dt.timedelta(milliseconds=100)
+    """The target duration of a batch of the copy. A writer of one of its rows waits for the batch at worst."""
+
+    max_batch_size: int = 2_000
+    """The maximum number of rows in a batch of the copy."""
 
     nice: float = 0.5
     """After each batch of the copy, a worker waits this share of its duration."""
@@ -60,7 +63,7 @@ class Online:
             raise BadMigrationFile(f"Online(strategy={self.strategy!r}); allowed: {allowed}.")
         if self.cutover not in ("manual", "auto"):
             raise BadMigrationFile(f"Online(cutover={self.cutover!r}); allowed: 'manual', 'auto'.")
-        for name, least in (("direct_up_to", 0), ("batch_size", 1), ("max_differences", 0)):
+        for name, least in (("direct_up_to", 0), ("max_batch_size", 1), ("max_differences", 0)):
             rows: Any = getattr(self, name)
             if not isinstance(rows, int) or isinstance(rows, bool) or rows < least:
                 raise BadMigrationFile(f"Online({name}={rows!r}); it must be a number of rows, {least} or more.")
@@ -69,7 +72,7 @@ class Online:
             raise BadMigrationFile(f"Online(nice={nice!r}); it must be a number, 0 or more.")
         if not isinstance(self.throttle, (list, tuple)) or not all(map(callable, self.throttle)):
             raise BadMigrationFile(f"Online(throttle={self.throttle!r}); it must be a list of callables.")
-        for name in ("lock_patience", "max_stall", "keep_old"):
+        for name in ("batch_duration", "lock_patience", "max_stall", "keep_old"):
             value: Any = getattr(self, name)
             if not isinstance(value, dt.timedelta) or value <= dt.timedelta(0):
                 raise BadMigrationFile(f"Online({name}={value!r}); it must be a timedelta greater than 0.")

@@ -108,7 +108,7 @@ def loaded(shop, folder, *, rows, kills, patience):
     keys = list(range(1, rows + 1))
     journals = [Journal(shop, number, WRITERS, seed=rows, pause=0.01) for number in range(WRITERS)]
     stop = threading.Event()
-    with installed(shop, folder, OPERATIONS, direct_up_to=0, batch_size=500):
+    with installed(shop, folder, OPERATIONS, direct_up_to=0, max_batch_size=500):
         answers = in_threads(
             [
                 lambda: run(shop, folder, stop, kills=kills, patience=patience),

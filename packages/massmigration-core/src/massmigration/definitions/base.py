@@ -332,6 +332,9 @@ class MapperMigration(BaseMigration):
     batch_size: int | None = None
     """Rows in each batch; at most so many with `operation` (default: adapts to `batch_duration`)."""
 
+    first_batch_size: int | None = None
+    """Rows in the first batch of a shard (default: `MASSMIGRATION_BATCH_SIZE`; at most 10 with `operation_batch`)."""
+
     batch_duration: dt.timedelta | None = None
     """Target duration of a batch, and so of its row locks (default: the setting `MASSMIGRATION_BATCH_DURATION`)."""
 

@@ -76,6 +76,9 @@ class StageOptions(CommonOptions):
     batch_size: int | None = None
     """Rows in every batch, of objects at most; None: adapts to `batch_duration`."""
 
+    first_batch_size: int | None = None
+    """Rows in the first batch of a shard; None: `MASSMIGRATION_BATCH_SIZE`, but at most 10 for a set."""
+
     batch_duration: dt.timedelta | None = None
     """Target duration of a batch, and so of its row locks; None: `MASSMIGRATION_BATCH_DURATION`."""
 
@@ -108,7 +111,10 @@ class StageOptions(CommonOptions):
                 raise BadMigrationFile(f"{name} = {value!r}; allowed: True, False.")
         if self.on_error not in ("stop", "continue"):
             raise BadMigrationFile(f"on_error = {self.on_error!r}; allowed: 'stop', 'continue'.")
-        least_values = {"batch_size": 1, "max_batch_size": 1, "max_failures": 0, "max_consecutive_failures": 1}
+        least_values = {
+            **dict.fromkeys(("batch_size", "first_batch_size", "max_batch_size", "max_consecutive_failures"), 1),
+            "max_failures": 0,
+        }
         for name, least in least_values.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (int, float)) or value < least):
@@ -127,6 +133,17 @@ class StageOptions(CommonOptions):
             raise BadMigrationFile(
                 f"batch_size = {self.batch_size!r} and max_batch_size = {self.max_batch_size!r}; batch_size is the "
                 "size of every batch. Remove one of them."
+            )
+        first = self.first_batch_size
+        if first is not None and self.batch_size is not None:
+            raise BadMigrationFile(
+                f"batch_size = {self.batch_size!r} and first_batch_size = {first!r}; batch_size is the size of every "
+                "batch. Remove one of them."
+            )
+        if first is not None and self.max_batch_size is not None and first > self.max_batch_size:
+            raise BadMigrationFile(
+                f"first_batch_size = {first!r} and max_batch_size = {self.max_batch_size!r}; the first batch must not "
+                "be larger than the largest."
             )
 
 

@@ -58,6 +58,7 @@ class AdaptiveBatchSize:
         size: int,
         max_size: int,
         fixed_size: int | None,
+        first_size: int | None = None,
         is_set: bool = False,
         duration: dt.timedelta | None = None,
         max_growth: float | None = None,
@@ -71,7 +72,7 @@ class AdaptiveBatchSize:
         self._max_size = min(max_size, self._dialect.max_batch_size or max_size)
         if fixed_size is not None:
             self._max_size = first_size = fixed_size
-        else:
+        elif first_size is None:
             first_size = min(settings.BATCH_SIZE, FIRST_SET_SIZE) if is_set else settings.BATCH_SIZE
         self.size: int = min(size or first_size, self._max_size)
         self._started = self._read = self._last_gap = self.clock()

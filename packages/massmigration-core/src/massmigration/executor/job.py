@@ -340,6 +340,7 @@ def _pace(claim: Claim, stage: Stage) -> AdaptiveBatchSize:
         size=size,
         max_size=max_size_of(stage),
         fixed_size=stage.batch_size,
+        first_size=stage.first_batch_size,
         is_set=bool(stage.operation_batch),
         duration=stage.batch_duration,
         max_growth=stage.max_batch_growth,

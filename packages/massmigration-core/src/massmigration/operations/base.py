@@ -95,6 +95,7 @@ class DataOperation(Operation):
                 given,
                 atomic=given.atomic if atomic is None else atomic,
                 batch_size=given.batch_size if self.batch_size is None else self.batch_size,
+                first_batch_size=given.first_batch_size if self.batch_size is None else None,
                 on_error=self.on_error or given.on_error,
             )
         except BadMigrationFile as error:

@@ -24,6 +24,9 @@ class OperationsMigration(BaseMigration):
     batch_size: int | None = None
     """Rows in each batch, unless an operation sets it (default: adapts to `batch_duration`)."""
 
+    first_batch_size: int | None = None
+    """Rows in the first batch of a shard (default: `MASSMIGRATION_BATCH_SIZE`; at most 10 for a set of rows)."""
+
     batch_duration: dt.timedelta | None = None
     """Target duration of a batch, and so of its row locks (default: the setting `MASSMIGRATION_BATCH_DURATION`)."""
 
