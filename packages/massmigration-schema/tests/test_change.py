@@ -2,7 +2,7 @@ import datetime as dt
 import time
 
 import pytest
-from django.db import connections, migrations, models
+from django.db import connections, migrations, models, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
@@ -336,6 +336,30 @@ def test_what_is_refused_is_refused_at_the_launch(shop, start):
 
     assert not Event.objects.using(shop.db_alias).exists()
     assert shop.catalog.orphans() == []
+
+
+def test_nothing_is_launched_within_a_transaction(shop, start):
+    before = shop.definition(), shop.catalog.orphans()
+
+    with transaction.atomic(shop.db_alias), pytest.raises(Refused, match="within a transaction") as raised:
+        start(LIKES)
+
+    assert raised.value.code == "online.transaction"
+    assert (shop.definition(), shop.catalog.orphans()) == before
+    assert not Event.objects.using(shop.db_alias).exists()
+
+
+@pytest.mark.parametrize("verb", ["abort", "clean_up"])
+def test_no_verb_works_within_a_transaction(shop, start, verb):
+    shop.fill(3)
+    change, _ = start(LIKES, cutover="manual" if verb == "abort" else "auto")
+    before = shop.definition(), change.swap(shop.db_alias).tables.made(), api.status(change.key, shop.db_alias).status
+
+    with transaction.atomic(shop.db_alias), pytest.raises(Refused, match="Call this outside atomic"):
+        getattr(change, verb)(shop.db_alias, "code:test")
+
+    after = shop.definition(), change.swap(shop.db_alias).tables.made(), api.status(change.key, shop.db_alias).status
+    assert after == before
 
 
 def test_a_table_has_one_change_at_a_time(shop, start):

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from django.apps.registry import Apps
-from django.db import DataError, IntegrityError, models, transaction
+from django.db import DataError, IntegrityError, connections, models, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
@@ -165,10 +165,6 @@ class SchemaChange(BaseMigration):
     def _refuse(self, db_alias: str) -> None:
         """Raise `RefusedForReasons` if there is a reason against the change."""
         found = guard.refusals(self.derivation(db_alias), self.dialect(db_alias), db_alias)
-        table = self.derivation(db_alias).old_model._meta.db_table if self.derivation(db_alias).model_name else ""
-        other = ledger.busy_with(db_alias, table)
-        if other not in (None, self.key):
-            found.append(Refused("online.busy_table", f"Table {table!r} is being changed by {other!r} already."))
         if found:
             raise RefusedForReasons(f"{self.app_label}.{self.file.name}", found)
 
@@ -260,6 +256,7 @@ class SchemaChange(BaseMigration):
         A frozen worker that wakes up either still has the lock, so that nobody else has done anything, or has lost its
         connection, so that its next statement fails.
         """
+        self._require_no_transaction(db_alias)
         plan = self.derivation(db_alias).required_plan()
         with self.dialect(db_alias).lock(db_alias).definition_lock(plan.tag) as is_taken:
             if not is_taken or not context.is_current():
@@ -282,11 +279,20 @@ class SchemaChange(BaseMigration):
     def check_action(self, action: str, db_alias: str) -> None:
         change = ledger.get(db_alias, self.key)
         if action == "launch" and change is None:
+            self._require_no_transaction(db_alias)
             self._require_state(db_alias)
             self._refuse(db_alias)
         if action in ("forget", "restart", "fake") and change is not None and change.has_leftovers:
             verb = "Clean it up" if change.is_swapped else "Abort it"
             raise ActionRefused(f"Tables or triggers of {self.key} are in the database. {verb} first.")
+
+    def _require_no_transaction(self, db_alias: str) -> None:
+        if connections[db_alias].in_atomic_block:
+            raise Refused(
+                "online.transaction",
+                f"{self.key} cannot be changed within a transaction, which would keep its locks. Call this outside "
+                "atomic(), and in a view with non_atomic_requests.",
+            )
 
     def _require_state(self, db_alias: str) -> None:
         """Raise `ActionRefused` unless exactly the migrations before this one are applied."""
@@ -362,6 +368,7 @@ class SchemaChange(BaseMigration):
 
     def abort(self, db_alias: str, actor: str) -> str:
         """Drop everything that was made, and forget the run. Raise `Refused` after the swap."""
+        self._require_no_transaction(db_alias)
         record = MigrationRecord.objects.using(db_alias).filter(key=self.key).first()
         if record is not None and record.status in (Status.QUEUED, Status.RUNNING, Status.PAUSED, Status.WAITING):
             api.cancel(self.key, db_alias, actor=actor)
@@ -394,6 +401,7 @@ class SchemaChange(BaseMigration):
 
     @contextlib.contextmanager
     def _verb(self, db_alias: str) -> Iterator[None]:
+        self._require_no_transaction(db_alias)
         plan = self.derivation(db_alias).required_plan()
         with self.dialect(db_alias).lock(db_alias).definition_lock(plan.tag) as is_taken:
             if not is_taken:

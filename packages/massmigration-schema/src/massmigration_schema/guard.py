@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from massmigration_schema.definition import TableDefinition, errors
+from collections.abc import Iterator
+
+from django.template.defaultfilters import filesizeformat
+
+from massmigration_schema import ledger
+from massmigration_schema.definition import Level, TableDefinition, differences
 from massmigration_schema.derivation import Derivation
+from massmigration_schema.dialects.base import Catalog
 from massmigration_schema.dialects.registry import SchemaDialect
 from massmigration_schema.exceptions import Refused
+from massmigration_schema.locks import LockLimits
 
 
 def refusals(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> list[Refused]:
@@ -27,22 +34,56 @@ def refusals(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> l
                 "database requires the same type on both sides: drop these foreign keys first.",
             )
         )
+    found += _space(table, catalog)
+    if derivation.plan is not None:
+        found += _taken(derivation, dialect, db_alias)
     expected = catalog.expected(derivation.app_label, model, derivation.before)
     return [*found, *_drift(table, definition, expected)]
+
+
+def _space(table: str, catalog: Catalog) -> Iterator[Refused]:
+    """Yield the refusal of a table for whose copy the server has no space, if it tells."""
+    size, free = catalog.size(table), catalog.free_bytes()
+    if free is not None and free < 2 * size:
+        yield Refused(
+            "online.disk",
+            f"Table {table!r} has {filesizeformat(size)} with its indexes, and {filesizeformat(free)} are free; "
+            "required: twice the table. Free some space, and try again.",
+        )
+
+
+def _taken(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> Iterator[Refused]:
+    """Yield the refusals of a table that has another change, and of names that exist without one."""
+    plan = derivation.required_plan()
+    other = ledger.busy_with(db_alias, plan.table)
+    if other not in (None, plan.key):
+        yield Refused("online.busy_table", f"Table {plan.table!r} is being changed by {other!r} already.")
+    elif ledger.get(db_alias, plan.key) is None and (
+        made := dialect.swap(db_alias, derivation, LockLimits()).tables.made()
+    ):
+        yield Refused(
+            "online.name_taken",
+            f"{', '.join(made)} exists already, and belongs to no change. See: manage.py onlinemigration orphans",
+        )
 
 
 def _drift(table: str, found: TableDefinition, expected: TableDefinition) -> list[Refused]:
     """Return the refusal of a table that is not what the earlier migrations have made."""
     without: dict[str, dict[str, str]] = {"incoming": {}, "triggers": {}}
     parts = {name: getattr(found, name) for name in ("columns", "constraints", "indexes", "foreign_keys", "options")}
-    listed = errors(TableDefinition(**{**parts, **without}), expected)
+    listed = [
+        each
+        for each in differences(TableDefinition(**{**parts, **without}), expected)
+        # The change would lose what is in the last two.
+        if each.level is Level.ERROR or each.code in ("extra_column", "extra_foreign_key")
+    ]
     if not listed:
         return []
     lines = "; ".join(map(str, listed))
     return [
         Refused(
             "online.drift",
-            f"Table {table!r} is not what the applied migrations have made: {lines}. An online change would keep this. "
+            f"Table {table!r} is not what the applied migrations have made: {lines}. An online change would keep or lose this. "
             "Correct the table, or write a migration that describes it.",
         )
     ]

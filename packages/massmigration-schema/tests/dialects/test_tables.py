@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from django.db import migrations, models
 
@@ -192,9 +194,12 @@ def test_keys_continue_where_the_old_table_s_end(shop):
     assert "AUTO_INCREMENT=4" in definition
 
 
+ON_POSTGRESQL = pytest.mark.parametrize("server_alias", ["postgresql"], indirect=True)
+"""`CREATE TABLE LIKE` keeps everything on MariaDB, which has no sequences of columns."""
+
+
+@ON_POSTGRESQL
 def test_what_a_copy_of_a_table_leaves_out_is_carried_over(shop):
-    if not shop.is_postgresql:
-        pytest.skip("CREATE TABLE LIKE keeps everything on MariaDB.")
     shop.execute("DROP ROLE IF EXISTS massmigration_tests_reader")
     shop.execute("CREATE ROLE massmigration_tests_reader")
     try:
@@ -223,11 +228,52 @@ def test_what_a_copy_of_a_table_leaves_out_is_carried_over(shop):
         shop.execute("DROP ROLE massmigration_tests_reader")
 
 
+@ON_POSTGRESQL
+def test_privileges_that_new_tables_have_by_default_are_revoked(shop):
+    shop.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
+    try:
+        change = Change(shop, add("likes", models.IntegerField(default=7)))
+        change.tables.build()
+        ((privileges,),) = shop.execute("SELECT relacl::text FROM pg_class WHERE oid = %s::regclass", [change.shadow])
+    finally:
+        shop.execute("ALTER DEFAULT PRIVILEGES REVOKE SELECT ON TABLES FROM PUBLIC")
+
+    assert not [each for each in privileges.strip("{}").split(",") if each.startswith("=")]
+
+
+@ON_POSTGRESQL
+def test_the_new_table_has_the_owner_of_the_old_one_whoever_builds_it(shop):
+    owner, member = (f"massmigration_{kind}_{os.getpid()}" for kind in ("owner", "member"))
+    ((database, me),) = shop.execute("SELECT current_database(), current_user")
+    shop.execute(f"CREATE ROLE {owner}")
+    shop.execute(f"CREATE ROLE {member} IN ROLE {owner}")
+    try:
+        shop.execute(f'GRANT CREATE ON DATABASE "{database}" TO {member}')
+        shop.execute(f"GRANT CREATE, USAGE ON SCHEMA public TO {owner}")
+        for table in ("campaign", "shop_note", "shop_account"):
+            shop.execute(f"ALTER TABLE {table} OWNER TO {owner}")
+        change = Change(shop, add("likes", models.IntegerField(default=7)))
+        shop.execute(f"SET ROLE {member}")
+        assert shop.catalog.refusals("campaign") == []
+        change.prepare()
+        shop.fill(2)
+        change.swap.swap(lambda: None)
+        change.swap.finish()
+        change.swap.cleanup()
+        found = shop.execute("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'campaign'::regclass")
+    finally:
+        shop.execute("RESET ROLE")
+        shop.execute(f"REASSIGN OWNED BY {owner}, {member} TO {me}")
+        shop.execute(f"DROP OWNED BY {owner}, {member}")
+        shop.execute(f"DROP ROLE {member}, {owner}")
+
+    assert found == [(owner,)]
+
+
+@ON_POSTGRESQL
 def test_a_serial_column_of_an_old_django_gets_a_sequence_of_its_own(shop):
-    if not shop.is_postgresql:
-        pytest.skip("MariaDB has no sequences of columns.")
     shop.execute("ALTER TABLE campaign ALTER COLUMN id DROP IDENTITY")
-    shop.execute("CREATE SEQUENCE campaign_id_seq AS integer OWNED BY campaign.id")
+    shop.execute("CREATE SEQUENCE campaign_id_seq AS integer INCREMENT 5 MAXVALUE 900 CACHE 3 CYCLE OWNED BY campaign.id")
     shop.execute("ALTER TABLE campaign ALTER COLUMN id SET DEFAULT nextval('campaign_id_seq')")
     change = Change(shop, add("likes", models.IntegerField(default=7)))
 
@@ -235,4 +281,6 @@ def test_a_serial_column_of_an_old_django_gets_a_sequence_of_its_own(shop):
 
     ((found,),) = shop.execute("SELECT pg_get_serial_sequence(%s, 'id')", [change.shadow])
     assert found == f"{change.tables.names.shadow_schema}.campaign_id_seq"
+    options = "SELECT (s).* FROM (SELECT s FROM pg_sequence s WHERE seqrelid = %s::regclass) x"
+    assert shop.execute(options, [found])[0][1:] == shop.execute(options, ["campaign_id_seq"])[0][1:]
     assert shadow_of(shop, change).columns["id"] == shop.definition().columns["id"]

@@ -103,6 +103,14 @@ class Catalog(Statements, ABC):
     def drop_orphan(self, orphan: Orphan) -> None:
         """Drop one of them. A trigger needs the lock of its table."""
 
+    @abstractmethod
+    def size(self, table: str) -> int:
+        """Return the bytes that a table and its indexes have."""
+
+    def free_bytes(self) -> int | None:
+        """Return the bytes that are free for tables, or None if the server does not tell."""
+        return None
+
     def has_at_most(self, table: str, rows: int) -> bool:
         """Return whether a table has at most this many rows, without reading more than these."""
         name = self.quote(table)

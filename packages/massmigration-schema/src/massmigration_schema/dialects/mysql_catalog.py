@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
 from typing import Any
 
+from django.db import DatabaseError
 from django.db.models import Model
 
 from massmigration_schema.definition import ColumnDefinition, TableDefinition
@@ -57,6 +59,20 @@ PRIVILEGES = """
 WHO = "CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')"
 MAX_FOREIGN_KEY = 61
 """The longest name of a foreign key that can be given a suffix."""
+
+FOREIGN = """
+    SELECT CONCAT(table_schema, '.', table_name, '.', constraint_name) FROM information_schema.key_column_usage
+    WHERE table_name = %s AND table_schema = DATABASE() AND referenced_table_schema <> DATABASE()
+        OR referenced_table_name = %s AND referenced_table_schema = DATABASE() AND table_schema <> DATABASE()
+    GROUP BY 1 ORDER BY 1
+"""
+"""Foreign keys between the table and tables of other databases."""
+
+DISKS = """
+    SELECT Available * 1024 FROM information_schema.disks WHERE @@datadir LIKE CONCAT(Path, '%%')
+    ORDER BY LENGTH(Path) DESC LIMIT 1
+"""
+SERVER = "SELECT @@log_bin, @@binlog_format, @@log_bin_trust_function_creators, @@sql_mode"
 
 CHECKED = frozenset({"RESTRICT", "NO ACTION"})
 """Actions of foreign keys that only refuse."""
@@ -225,13 +241,29 @@ class MySQLCatalog(Catalog):
         itself = [name for child, name, _, target in self.foreign_keys("k.table_name", table) if child == target]
         if itself:
             refuse("online.self_reference", f"refers to itself ({', '.join(itself)})")
+        actions = [
+            f"{name}: {text[text.index(' ON ') + 1 :]}"
+            for child, name, text, _ in self.foreign_keys("k.table_name", table)
+            if child == table and " ON " in text
+        ]
+        if actions:  # they change rows of the table, and fire no trigger
+            refuse("online.foreign_keys", f"has foreign keys with an action ({', '.join(actions)})")
+        if others := [name for (name,) in self.rows(FOREIGN, [table, table])]:
+            refuse("online.dependents", f"has foreign keys from or to another database ({', '.join(others)})")
         return [*found, *self._server_refusals(table)]
+
+    def size(self, table: str) -> int:
+        sql = "SELECT data_length + index_length FROM information_schema.tables WHERE table_schema = DATABASE() "
+        return int(self.value(f"{sql} AND table_name = %s", [table]))
+
+    def free_bytes(self) -> int | None:
+        with contextlib.suppress(DatabaseError):  # MariaDB has the table with its plugin DISKS only
+            return int(self.value(DISKS))
+        return None
 
     def _server_refusals(self, table: str) -> list[Refused]:
         found = []
-        log, kind, trusts, mode = self.rows(
-            "SELECT @@log_bin, @@binlog_format, @@log_bin_trust_function_creators, @@sql_mode"
-        )[0]
+        log, kind, trusts, mode = self.rows(SERVER)[0]
         if log and kind == "STATEMENT":
             found.append(
                 Refused(

@@ -44,9 +44,55 @@ TRIGGERS = """
 """
 OPTIONS = """
     SELECT obj_description(c.oid, 'pg_class'), array_to_string(c.reloptions, ', '), s.spcname, c.relreplident,
-        c.relrowsecurity, c.relpersistence
+        c.relrowsecurity, c.relpersistence, pg_get_userbyid(c.relowner), array_to_string(c.relacl, ', ')
     FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = %s
 """
+DEPENDENTS = """
+    WITH mine AS (SELECT c.oid, t.oid AS type, t.typarray, n.nspname, c.relname FROM pg_class c JOIN pg_type t ON
+        t.oid = c.reltype JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s)
+    SELECT 'is used by ' || string_agg(name, ', ' ORDER BY name) FROM (
+        SELECT CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)
+            ELSE r.ev_class::regclass::text END AS name
+        FROM mine JOIN pg_depend d ON d.deptype = 'n' AND (d.refobjid = mine.oid AND d.refclassid = 'pg_class'::regclass
+            OR d.refobjid IN (mine.type, mine.typarray) AND d.refclassid = 'pg_type'::regclass
+            OR d.refclassid = 'pg_class'::regclass AND EXISTS (SELECT 1 FROM pg_depend s WHERE s.objid = d.refobjid
+                AND s.classid = 'pg_class'::regclass AND s.refobjid = mine.oid AND s.deptype IN ('a', 'i')
+                AND s.refobjsubid > 0))
+        LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+        LEFT JOIN pg_attrdef v ON d.classid = 'pg_attrdef'::regclass AND v.oid = d.objid
+        WHERE d.classid <> 'pg_constraint'::regclass AND mine.oid NOT IN (coalesce(v.adrelid, 0), coalesce(r.ev_class, 0))
+        UNION SELECT 'its rule ' || quote_ident(rulename) FROM mine JOIN pg_rewrite ON ev_class = mine.oid
+        UNION SELECT 'publication ' || pubname FROM mine JOIN pg_publication_tables p ON p.schemaname = mine.nspname
+            AND p.tablename = mine.relname
+        UNION SELECT 'a subscription' FROM mine JOIN pg_subscription_rel ON srrelid = mine.oid) x
+    HAVING count(*) > 0
+"""
+"""What uses the table by its number, and would use the old one after the swap; foreign keys are moved."""
+
+PROPERTIES = """
+    WITH mine AS (SELECT * FROM pg_class WHERE oid = %s),
+    indexes AS (SELECT r.*, i.indisclustered, k.oid AS con FROM mine JOIN pg_index i ON i.indrelid = mine.oid
+        JOIN pg_class r ON r.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = r.oid AND k.conrelid = mine.oid)
+    SELECT 'has what a copy would lose (' || string_agg(what, ', ' ORDER BY what) || ')' FROM (
+        SELECT 'storage parameters of TOAST' AS what FROM mine JOIN pg_class t ON t.oid = mine.reltoastrelid
+            WHERE t.reloptions IS NOT NULL
+        UNION SELECT 'the access method ' || amname FROM mine JOIN pg_am ON pg_am.oid = mine.relam
+            WHERE amname <> current_setting('default_table_access_method')
+        UNION SELECT 'options of the column ' || attname FROM mine JOIN pg_attribute ON attrelid = mine.oid
+            WHERE array_to_string(attoptions, ' ') LIKE '%%n_distinct%%' AND NOT attisdropped
+        UNION SELECT 'the statistics ' || stxname FROM mine JOIN pg_statistic_ext ON stxrelid = mine.oid
+        UNION SELECT 'CLUSTER ON ' || relname FROM indexes WHERE indisclustered
+        UNION SELECT 'the tablespace of ' || relname FROM indexes WHERE reltablespace <> 0
+        UNION SELECT 'storage parameters of ' || relname FROM indexes WHERE con IS NOT NULL AND reloptions IS NOT NULL
+        UNION SELECT 'statistics targets of ' || relname FROM indexes JOIN pg_attribute a ON a.attrelid = indexes.oid
+            WHERE coalesce(a.attstattarget, -1) >= 0
+        UNION SELECT 'the comment of ' || relname FROM indexes WHERE obj_description(oid, 'pg_class') IS NOT NULL
+        UNION SELECT 'the comment of ' || conname FROM mine JOIN pg_constraint k ON mine.oid IN (k.conrelid, k.confrelid)
+            WHERE obj_description(k.oid, 'pg_constraint') IS NOT NULL) x
+    HAVING count(*) > 0
+"""
+"""Properties of the table that neither `LIKE` nor this package carries over."""
+
 KINDS = {
     "online.partitioned": "SELECT 'is partitioned' FROM pg_class WHERE oid = %s AND relkind = 'p'",
     "online.temporary": "SELECT 'is temporary or unlogged' FROM pg_class WHERE oid = %s AND relpersistence <> 'p'",
@@ -60,15 +106,16 @@ KINDS = {
         " AND NOT tgisinternal AND tgname NOT LIKE 'mm\\_sync\\_%%' HAVING count(*) > 0"
     ),
     "online.row_security": (
-        "SELECT 'has row-level security' FROM pg_class WHERE oid = %s AND (relrowsecurity OR relforcerowsecurity)"
+        "SELECT 'has row-level security or policies' FROM pg_class WHERE oid = %s AND (relrowsecurity OR"
+        " relforcerowsecurity OR EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = %s))"
     ),
-    "online.dependents": (
-        "SELECT 'is used by ' || string_agg(name, ', ') FROM (SELECT DISTINCT r.ev_class::regclass::text AS name FROM"
-        " pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass WHERE d.refobjid = %s"
-        " UNION SELECT 'publication ' || pubname FROM pg_publication_rel x JOIN pg_publication p ON p.oid = x.prpubid"
-        " WHERE x.prrelid = %s UNION SELECT 'function ' || d.objid::regprocedure FROM pg_depend d WHERE"
-        " d.classid = 'pg_proc'::regclass AND d.refobjid = %s) x HAVING count(*) > 0"
+    "online.dependents": DEPENDENTS,
+    "online.foreign_keys": (
+        "SELECT 'has foreign keys with an action, or that are not deferred (' || string_agg(conname, ', ' ORDER BY"
+        " conname) || ')' FROM pg_constraint WHERE conrelid = %s AND contype = 'f' AND (confdeltype <> 'a' OR"
+        " confupdtype <> 'a' OR confmatchtype <> 's' OR NOT condeferred) HAVING count(*) > 0"
     ),
+    "online.properties": PROPERTIES,
     "online.self_reference": (
         "SELECT 'refers to itself (' || string_agg(conname, ', ') || ')' FROM pg_constraint WHERE conrelid = %s AND"
         " confrelid = conrelid AND contype = 'f' HAVING count(*) > 0"
@@ -85,9 +132,17 @@ KINDS = {
 """Queries whose answer says what about a table is refused, by the code of the refusal."""
 
 PRIVILEGES = """
-    SELECT 'CREATE on the database' WHERE NOT has_database_privilege(current_database(), 'CREATE')
-    UNION ALL SELECT 'TRIGGER on the table' WHERE NOT has_table_privilege(%s, 'TRIGGER')
-    UNION ALL SELECT 'ownership of the table' FROM pg_class WHERE oid = %s AND NOT pg_has_role(relowner, 'USAGE')
+    WITH mine AS (SELECT * FROM pg_class WHERE oid = %s)
+    SELECT 1, 'CREATE on the database' WHERE NOT has_database_privilege(current_database(), 'CREATE')
+    UNION ALL SELECT 2, 'CREATE on the schema ' || relnamespace::regnamespace FROM mine
+        WHERE NOT has_schema_privilege(relnamespace, 'CREATE')
+    UNION ALL SELECT 3, 'TRIGGER on the table' FROM mine WHERE NOT has_table_privilege(oid, 'TRIGGER')
+    UNION ALL SELECT 4, 'ownership of the table' FROM mine WHERE NOT pg_has_role(relowner, 'USAGE')
+    UNION ALL SELECT DISTINCT 5, 'REFERENCES on ' || confrelid::regclass FROM mine JOIN pg_constraint k
+        ON k.conrelid = mine.oid AND k.contype = 'f' WHERE NOT has_table_privilege(confrelid, 'REFERENCES')
+    UNION ALL SELECT DISTINCT 6, 'ownership of ' || c.oid::regclass FROM mine JOIN pg_constraint k
+        ON k.confrelid = mine.oid JOIN pg_class c ON c.oid = k.conrelid WHERE NOT pg_has_role(c.relowner, 'USAGE')
+    ORDER BY 1, 2
 """
 
 
@@ -136,7 +191,7 @@ class PostgreSQLCatalog(Catalog):
         return found
 
     def _options(self, oid: int) -> dict[str, str]:
-        comment, storage, tablespace, replica, row_security, persistence = self.rows(OPTIONS, [oid])[0]
+        comment, storage, tablespace, replica, row_security, persistence, owner, privileges = self.rows(OPTIONS, [oid])[0]
         options = {
             "comment": comment,
             "storage parameters": storage,
@@ -144,6 +199,8 @@ class PostgreSQLCatalog(Catalog):
             "replica identity": "" if replica == "d" else replica,
             "row security": "on" if row_security else "",
             "persistence": "" if persistence == "p" else persistence,
+            "owner": owner,
+            "privileges": privileges,
         }
         return {name: value for name, value in options.items() if value}
 
@@ -236,12 +293,15 @@ class PostgreSQLCatalog(Catalog):
             text = self.value(sql, [oid] * sql.count("%s"))
             if text is not None:
                 found.append(Refused(code, f"Table {table!r} {text}, which an online change does not support yet."))
-        lacking = [privilege for (privilege,) in self.rows(PRIVILEGES, [oid, oid])]
+        lacking = [privilege for _, privilege in self.rows(PRIVILEGES, [oid])]
         if lacking:
             found.append(
                 Refused("online.privileges", f"The database user lacks {', '.join(lacking)}. Grant it, and try again.")
             )
         return found
+
+    def size(self, table: str) -> int:
+        return int(self.value("SELECT pg_total_relation_size(%s::regclass)", [self.connection.ops.quote_name(table)]))
 
 
 class _Made(Exception):

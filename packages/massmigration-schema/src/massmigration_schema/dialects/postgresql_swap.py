@@ -116,7 +116,9 @@ class PostgreSQLSwap(TableSwap):
 
     def cleanup(self) -> None:
         names = self._names
-        self.execute(f"DROP SCHEMA IF EXISTS {names.old_schema} CASCADE")
+        # Without CASCADE: what others have made of the old table since the swap is theirs.
+        self.execute(f"DROP TABLE IF EXISTS {names.old}")
+        self.execute(f"DROP SCHEMA IF EXISTS {names.old_schema}")
         self.execute(f"DROP SCHEMA IF EXISTS {names.shadow_schema} CASCADE")
 
     def abort(self) -> None:

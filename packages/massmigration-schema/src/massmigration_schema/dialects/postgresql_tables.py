@@ -28,6 +28,11 @@ SEQUENCES = """
     SELECT a.attname, pg_get_serial_sequence(%s, a.attname) FROM pg_attribute a WHERE a.attrelid = %s::regclass
         AND a.attnum > 0 AND NOT a.attisdropped AND pg_get_serial_sequence(%s, a.attname) IS NOT NULL
 """
+SEQUENCE = """
+    SELECT format_type(seqtypid, NULL), concat('INCREMENT ', seqincrement, ' MINVALUE ', seqmin, ' MAXVALUE ', seqmax,
+        ' START ', seqstart, ' CACHE ', seqcache, CASE WHEN seqcycle THEN ' CYCLE' END)
+    FROM pg_sequence WHERE seqrelid = %s::regclass
+"""
 GRANTS = """
     SELECT x.privilege_type, CASE WHEN x.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END,
         x.is_grantable
@@ -101,16 +106,14 @@ class PostgreSQLTables(TableBuilder):
         """Give new sequences the type of the old ones. `LIKE` makes bigint ones with the old maximum as their own."""
         new = dict(self.sequences(self.names.shadow))
         for column, old in self.sequences(self.names.origin):
-            kind = self.value(
-                "SELECT format_type(seqtypid, NULL) FROM pg_sequence WHERE seqrelid = %s::regclass", [old]
-            )
+            kind, options = self.rows(SEQUENCE, [old])[0]
             if column in new:
                 self.execute(f"ALTER SEQUENCE {verbatim(new[column])} AS {kind}")
                 continue
             # A serial column of an old Django: its default would be the old table's sequence.
             name = f"{self.names.shadow_schema}.{old.rpartition('.')[2]}"
             quoted = self.quote(column)
-            self.execute(f"CREATE SEQUENCE {verbatim(name)} AS {kind}")
+            self.execute(f"CREATE SEQUENCE {verbatim(name)} AS {kind} {options}")
             self.execute(
                 f"ALTER TABLE {self.names.shadow} ALTER COLUMN {quoted} SET DEFAULT nextval({_literal(name)}::regclass)"
             )
@@ -152,9 +155,13 @@ class PostgreSQLTables(TableBuilder):
         if tablespace is not None:
             self.execute(f"ALTER TABLE {self.names.shadow} SET TABLESPACE {verbatim(tablespace)}")
         if owner != me:
+            # A table's owner must be able to create tables in its schema.
+            self.execute(f"GRANT CREATE, USAGE ON SCHEMA {self.names.shadow_schema} TO {verbatim(owner)}")
             self.execute(f"ALTER TABLE {self.names.shadow} OWNER TO {verbatim(owner)}")
 
     def _keep_grants(self, source: str, target: str) -> None:
+        for _, grantee, _ in self.rows(GRANTS, [target.removeprefix("SEQUENCE ").replace("%%", "%")]):
+            self.execute(f"REVOKE ALL ON {target} FROM {verbatim(grantee)}")  # a default privilege of new tables
         for kind, grantee, is_grantable in self.rows(GRANTS, [source]):
             option = " WITH GRANT OPTION" if is_grantable else ""
             self.execute(f"GRANT {kind} ON {target} TO {verbatim(grantee)}{option}")
