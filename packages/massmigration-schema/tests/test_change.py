@@ -15,6 +15,7 @@ from massmigration.states import Status
 from massmigration_schema import ledger
 from massmigration_schema.change import SchemaChange
 from massmigration_schema.exceptions import Refused, RefusedForReasons
+from testsupport.database_servers import DATABASE_SERVERS
 from testsupport.shop import Change
 from testsupport.shop_app import ShopFile
 from testsupport.threads import PATIENCE, in_thread
@@ -163,33 +164,122 @@ def damage(shop, monkeypatch, operation, sql):
     monkeypatch.setattr(SchemaChange, "_verify", verify)
 
 
-def test_a_missing_trigger_stops_the_swap(shop, start):
-    shop.fill(3)
-    change, _ = start(LIKES)
+def drop_trigger(shop, change):
     (name, *_) = Change(shop, LIKES).tables.trigger_texts()
     shop.execute(f"DROP TRIGGER {name} ON campaign" if shop.is_postgresql else f"DROP TRIGGER `{name}`")
 
-    failed = proceed(start, change, shop)
 
-    assert failed.status is Status.FAILED
-    assert "Triggers of the change are gone or were altered" in failed.last_error
+def use_by_a_view(shop, change):
+    # On MariaDB, a view finds its tables by name.
+    shop.execute("CREATE SCHEMA mm_test")
+    shop.execute("CREATE VIEW mm_test.names AS SELECT name FROM campaign")
+
+
+UNSOUND = {
+    "triggers": (drop_trigger, "Triggers of the change are gone or were altered, so rows may have been missed."),
+    "server": (
+        lambda shop, change: ledger._update(shop.db_alias, change.key, server_id="another"),
+        "The change began on the server another, and this is ",
+    ),
+    "verification": (
+        lambda shop, change: ledger._update(
+            shop.db_alias, change.key, verified_at=timezone.now() - dt.timedelta(days=1, seconds=1)
+        ),
+        r"allowed: within 1 day, 0:00:00\. Compare them: manage\.py onlinemigration verify shop 0002_change",
+    ),
+    "index": (
+        lambda shop, change: shop.execute("CREATE INDEX late ON campaign (budget)"),
+        "online.drift: Table 'campaign' was altered since the change began: extra_index: late is ",
+    ),
+    "column": (
+        lambda shop, change: shop.execute("ALTER TABLE campaign ADD COLUMN late integer NULL"),
+        "was altered since the change began: extra_column: late is ",
+    ),
+    "comment": (
+        lambda shop, change: shop.execute(
+            "COMMENT ON TABLE campaign IS 'late'" if shop.is_postgresql else "ALTER TABLE campaign COMMENT = 'late'"
+        ),
+        "was altered since the change began: option: comment is 'late'",
+    ),
+}
+ON_POSTGRESQL = {
+    "view": (use_by_a_view, r"online\.dependents: Table 'campaign' is used by mm_test\.names"),
+    "privileges": (
+        lambda shop, change: shop.execute("GRANT SELECT ON campaign TO PUBLIC"),
+        "was altered since the change began: option: privileges is ",
+    ),
+}
+CASES = [
+    *((alias, case) for case in UNSOUND for alias in DATABASE_SERVERS),
+    *(("postgresql", case) for case in ON_POSTGRESQL),
+]
+
+
+@pytest.mark.parametrize(("server_alias", "case"), CASES, indirect=["server_alias"])
+def test_the_swap_is_refused_if_something_is_not_what_it_was(shop, start, case):
+    shop.fill(3)
+    change, _ = start(LIKES)
+    happen, words = {**UNSOUND, **ON_POSTGRESQL}[case]
+
+    happen(shop, change)
+
+    with pytest.raises(Refused, match=words):
+        api.proceed(change.key, shop.db_alias)
+    assert api.status(change.key, shop.db_alias).status is Status.WAITING
+    with pytest.raises(Refused, match=words):
+        change._cut_over(shop.db_alias, in_stage(change, shop))
     assert "likes" not in shop.definition().columns
 
 
-def test_another_server_stops_the_swap(shop, start):
+def test_a_new_verification_lets_a_change_proceed(shop, start):
     shop.fill(3)
     change, _ = start(LIKES)
-    ledger._update(shop.db_alias, change.key, server_id="another")
+    ledger._update(shop.db_alias, change.key, verified_at=timezone.now() - dt.timedelta(days=3))
+    shop.execute(f"UPDATE {Change(shop, LIKES).shadow} SET likes = 8 WHERE name = 'name 1'")
 
-    failed = proceed(start, change, shop)
+    assert change.verify(shop.db_alias) == 1
+    with pytest.raises(Refused, match="The tables were compared at"):
+        api.proceed(change.key, shop.db_alias)
+    assert change.verify(shop.db_alias) == 0
 
-    assert "The change began on the server another" in failed.last_error
+    assert proceed(start, change, shop).status is Status.APPLIED
 
 
-def test_a_worker_with_another_plan_gives_the_job_back(shop, start):
+def test_verification_is_refused_after_the_swap(shop, start):
+    change, _ = start(LIKES, cutover="auto")
+
+    with pytest.raises(Refused, match="has no new table any more") as raised:
+        change.verify(shop.db_alias)
+
+    assert raised.value.code == "online.not_ready"
+
+
+def test_a_change_that_has_not_begun_cannot_be_verified(shop):
+    change = SchemaChange(ShopFile(shop.migration(LIKES), shop.state.clone()))
+
+    with pytest.raises(Refused, match="has not begun on database") as raised:
+        change.verify(shop.db_alias)
+
+    assert raised.value.code == "online.not_started"
+
+
+def test_a_change_whose_file_was_edited_does_not_proceed(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+    index = migrations.AddIndex("campaign", models.Index(fields=["budget"], name="late"))
+    edited = SchemaChange(ShopFile(shop.migration(LIKES, index, direct_up_to=0), shop.state.clone()))
+
+    with pytest.raises(ActionRefused, match="began with another plan: .* Deploy the version that it began with"):
+        edited.check_action("proceed", shop.db_alias)
+
+    change.check_action("proceed", shop.db_alias)
+
+
+def test_a_worker_with_another_plan_gives_the_job_back(shop, start, monkeypatch):
     shop.fill(3)
     change, _ = start(LIKES)
     ledger._update(shop.db_alias, change.key, fingerprint="another")
+    monkeypatch.setattr(SchemaChange, "check_action", lambda *arguments: None)
     api.proceed(change.key, shop.db_alias)
 
     progress = wait_for_reason(change, shop)

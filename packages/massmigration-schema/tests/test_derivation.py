@@ -336,3 +336,29 @@ def test_no_statement_is_executed(shop):
         shop.derive(add("likes", models.IntegerField(default=7)), alter("name", TEXT(max_length=20)))
 
     assert statements == []
+
+
+def test_operations_that_change_no_column_are_part_of_the_plan(shop):
+    like = add("likes", models.IntegerField(default=7))
+    index = migrations.AddIndex("campaign", models.Index(fields=["budget"], name="by_budget"))
+    plans = [shop.derive(*operations).required_plan() for operations in ([like], [like, index], [index])]
+
+    assert len({plan.fingerprint for plan in plans}) == 3
+
+
+def test_the_order_in_a_set_does_not_change_the_plan(shop):
+    class Reversed(set):
+        def __iter__(self):
+            return iter(sorted(super().__iter__(), reverse=True))
+
+    names = {("name", "post"), ("goal", "post")}
+    one, two = migrations.AlterUniqueTogether("campaign", names), migrations.AlterUniqueTogether("campaign", names)
+    two.option_value = Reversed(names)
+
+    assert shop.derive(one).required_plan().fingerprint == shop.derive(two).required_plan().fingerprint
+
+
+def test_a_function_without_a_name_is_left_out_of_the_plan_s_fingerprint(shop):
+    plans = [shop.derive(add("likes", models.IntegerField(default=lambda: 7))).required_plan() for _ in range(2)]
+
+    assert plans[0].fingerprint == plans[1].fingerprint

@@ -25,6 +25,7 @@ from massmigration.paging.querysets import all_rows
 from massmigration.states import Status
 from massmigration.throttling import CompletedBatch
 from massmigration_schema import guard, ledger
+from massmigration_schema.definition import TableDefinition
 from massmigration_schema.derivation import Derivation, derive
 from massmigration_schema.dialects.base import RowSynchronizer, TableSwap
 from massmigration_schema.dialects.registry import SchemaDialect, schema_dialect_of
@@ -45,6 +46,9 @@ VERIFIED_AT_ONCE = 5_000
 
 LONGEST_WAIT = dt.timedelta(seconds=5)
 NAMED_CONFLICTS = 5
+
+VERIFIED_FOR = dt.timedelta(days=1)
+"""How long a comparison of the tables counts for the cutover."""
 
 
 class SchemaChange(BaseMigration):
@@ -192,9 +196,8 @@ class SchemaChange(BaseMigration):
             raise Refused(
                 "online.differences",
                 f"Verification found {change.differences_left or change.differences} rows that differ; allowed: "
-                f"{self.online.max_differences}, and none after their repair. Something writes past the triggers, "
-                f"such as "
-                "TRUNCATE on MariaDB, or the copy is wrong. Find out what it was, abort the change, and start it "
+                f"{self.online.max_differences}, and none after their repair. Something writes past the triggers, such "
+                "as TRUNCATE on MariaDB, or the copy is wrong. Find out what it was, abort the change, and start it "
                 "again.",
             )
         ledger.record_verified(db_alias, self.key)
@@ -204,7 +207,7 @@ class SchemaChange(BaseMigration):
             swap = self.swap(db_alias)
             if not swap.is_swapped():
                 swap.recover()
-                self._check_before_swap(db_alias, swap)
+                self._require_sound(db_alias)
                 self._settle_now(db_alias)
 
             def record() -> None:
@@ -217,20 +220,31 @@ class SchemaChange(BaseMigration):
             swap.finish()
             context.add_event("swapped the tables")
 
-    def _check_before_swap(self, db_alias: str, swap: TableSwap) -> None:
-        change = ledger.require(db_alias, self.key)
-        if swap.tables.lock.server_id() != change.server_id:
+    def _require_sound(self, db_alias: str) -> None:
+        """Raise `Refused` if rows may have been missed, or if the tables or the server are not what they were."""
+        change, swap = ledger.require(db_alias, self.key), self.swap(db_alias)
+        server = swap.tables.lock.server_id()
+        if server != change.server_id:
             raise Refused(
                 "online.server",
-                f"The change began on the server {change.server_id}, and this is {swap.tables.lock.server_id()}. "
-                f"Abort it "
-                "and start it again: rows may have been lost in the failover.",
+                f"The change began on the server {change.server_id}, and this is {server}. Abort it and start it "
+                "again: rows may have been lost in the failover.",
             )
         if swap.tables.trigger_texts() != change.triggers:
             raise Refused(
                 "online.triggers",
                 "Triggers of the change are gone or were altered, so rows may have been missed. Abort it, and start it "
                 "again.",
+            )
+        catalog = self.dialect(db_alias).catalog(db_alias)
+        altered = guard.alterations(catalog, change.table, TableDefinition.from_json(change.definition))
+        if altered:
+            raise RefusedForReasons(f"{self.app_label}.{self.file.name}", altered)
+        if change.verified_at is None or timezone.now() - change.verified_at > VERIFIED_FOR:
+            raise Refused(
+                "online.not_verified",
+                f"The tables were compared at {change.verified_at or 'no time'}; allowed: within {VERIFIED_FOR}. "
+                f"Compare them: manage.py onlinemigration verify {self.app_label} {self.file.name}",
             )
 
     def _settle_now(self, db_alias: str) -> None:
@@ -272,7 +286,10 @@ class SchemaChange(BaseMigration):
     def _require_agreement(self, change: OnlineChange | None, plan: ChangePlan) -> None:
         """Raise `NotNow` if this worker has derived another plan than the one that the change began with."""
         if change is not None and change.fingerprint != plan.fingerprint:
-            raise NotNow(f"{self.key} began with another plan: this worker has another version of the file.")
+            raise NotNow(
+                f"{self.key} began with another plan: this worker has another version of the file. Deploy the version "
+                "that it began with, or abort it."
+            )
 
     # ---- What operators see and do ----
 
@@ -282,6 +299,12 @@ class SchemaChange(BaseMigration):
             self._require_no_transaction(db_alias)
             self._require_state(db_alias)
             self._refuse(db_alias)
+        if action == "proceed":
+            try:
+                self._agreed_rows(db_alias)
+            except NotNow as error:
+                raise ActionRefused(str(error)) from error
+            self._require_sound(db_alias)
         if action in ("forget", "restart", "fake") and change is not None and change.has_leftovers:
             verb = "Clean it up" if change.is_swapped else "Abort it"
             raise ActionRefused(f"Tables or triggers of {self.key} are in the database. {verb} first.")
@@ -383,9 +406,19 @@ class SchemaChange(BaseMigration):
         return "Everything that the change has made was dropped. The table is as it was before."
 
     def verify(self, db_alias: str) -> int:
-        """Compare all rows now. Log those that differ, and return their number: the swap repairs them."""
-        if "triggers" not in ledger.require(db_alias, self.key).steps:
-            raise Refused("online.not_ready", f"{self.key} has no new table yet.")
+        """Compare all rows now, and return the number of those that differ. Repair them, if all rows are copied."""
+        change = ledger.require(db_alias, self.key)
+        if "triggers" not in change.steps or change.is_swapped:
+            raise Refused("online.not_ready", f"{self.key} has no new table {'any more' if change.is_swapped else 'yet'}.")
+        found = self._compared(db_alias)
+        if "ready" in change.steps:
+            if found:
+                self._settle_now(db_alias)
+            else:
+                ledger.record_verified(db_alias, self.key)
+        return found
+
+    def _compared(self, db_alias: str) -> int:
         rows, found, last = self._origin_rows(db_alias).order_by("pk"), 0, None
         while True:
             page = rows if last is None else rows.filter(pk__gt=last)

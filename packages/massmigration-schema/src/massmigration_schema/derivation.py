@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import connections, migrations
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
+from django.db.migrations.writer import MigrationWriter
 from django.db.models import Model
 
 from massmigration_schema.conversions import (
@@ -160,9 +162,8 @@ class _Follower:
                 self._sources[operation.new_name] = self._sources.pop(operation.old_name)
             self._warnings.append(
                 f"RenameField {operation.old_name} -> {operation.new_name}: code that runs during the swap uses the "
-                "old name, and fails until it is replaced. To avoid this, add a column, fill it, and remove the "
-                "old one "
-                "later."
+                "old name, and fails until it is replaced. To avoid this, add a column, fill it, and remove the old "
+                "one later."
             )
         elif isinstance(operation, migrations.RemoveField):
             self._sources.pop(operation.name, None)
@@ -237,6 +238,7 @@ class _Follower:
             new_key=str(self._new_key.column),
             columns=tuple(column for column in columns if column is not None),
             is_lossy=self._is_lossy,
+            operations=hashlib.sha256("\n".join(map(_text, self._found.operations)).encode()).hexdigest(),
         )
 
     def _mapped(self, field: AnyField) -> MappedColumn | None:
@@ -299,3 +301,14 @@ def _target(field: AnyField) -> tuple[str, str]:
     with contextlib.suppress(FieldDoesNotExist):
         return related._meta.label_lower, str(target_of(field).column)
     return related._meta.label_lower, ""
+
+
+def _text(operation: Operation) -> str:
+    """Return an operation as a migration file has it, in every process the same."""
+    name, args, kwargs = operation.deconstruct()
+    values = [*enumerate(args), *sorted(kwargs.items())]
+    sorted_sets = [(key, sorted(each) if isinstance(each, (set, frozenset)) else each) for key, each in values]
+    try:
+        return f"{name} {[(key, MigrationWriter.serialize(each)[0]) for key, each in sorted_sets]}"
+    except ValueError:  # a function without a name
+        return operation.describe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from django.template.defaultfilters import filesizeformat
@@ -41,6 +42,25 @@ def refusals(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> l
     return [*found, *_drift(table, definition, expected)]
 
 
+def alterations(catalog: Catalog, table: str, before: TableDefinition) -> list[Refused]:
+    """Return the reasons why a table cannot be swapped any more, of which it had none when the change began."""
+    found, now = catalog.refusals(table), catalog.read(table)
+    if now is not None and (listed := differences(_alone(now), _alone(before))):
+        found.append(
+            Refused(
+                "online.drift",
+                f"Table {table!r} was altered since the change began: {'; '.join(map(str, listed))}. The new table "
+                "does not have this. Undo it, or abort the change and start it again.",
+            )
+        )
+    return found
+
+
+def _alone(definition: TableDefinition) -> TableDefinition:
+    """Return a definition without what other tables and triggers contribute."""
+    return dataclasses.replace(definition, incoming={}, triggers={})
+
+
 def _space(table: str, catalog: Catalog) -> Iterator[Refused]:
     """Yield the refusal of a table for whose copy the server has no space, if it tells."""
     size, free = catalog.size(table), catalog.free_bytes()
@@ -69,11 +89,9 @@ def _taken(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> Ite
 
 def _drift(table: str, found: TableDefinition, expected: TableDefinition) -> list[Refused]:
     """Return the refusal of a table that is not what the earlier migrations have made."""
-    without: dict[str, dict[str, str]] = {"incoming": {}, "triggers": {}}
-    parts = {name: getattr(found, name) for name in ("columns", "constraints", "indexes", "foreign_keys", "options")}
     listed = [
         each
-        for each in differences(TableDefinition(**{**parts, **without}), expected)
+        for each in differences(_alone(found), expected)
         # The change would lose what is in the last two.
         if each.level is Level.ERROR or each.code in ("extra_column", "extra_foreign_key")
     ]

@@ -97,7 +97,6 @@ def patiently(
     found = "; ".join(map(str, lock.blockers(table))) or "unknown"
     raise LockNotGranted(
         "online.lock",
-        f"Table {table!r}: its lock was not granted in {tries} tries within {limits.patience.total_seconds():g} s. "
-        f"In its "
-        f"way: {found}. Nothing was changed by this step. End these transactions, or try again later.",
+        f"Table {table!r}: its lock was not granted in {tries} tries within {limits.patience.total_seconds():g} s. In "
+        f"its way: {found}. Nothing was changed by this step. End these transactions, or try again later.",
     )

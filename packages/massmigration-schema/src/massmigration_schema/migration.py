@@ -53,8 +53,7 @@ class OnlineMigration(migrations.Migration):
             raise GateClosed(
                 f"Schema migration {self.app_label}.{self.name} cannot be reversed on a table of more than {rows} "
                 'rows: its writers would be blocked. Write a new migration, or set strategy="direct" in its '
-                "Online() to "
-                "reverse it nevertheless."
+                "Online() to reverse it nevertheless."
             )
 
         def call() -> ProjectState:
@@ -75,9 +74,8 @@ class OnlineMigration(migrations.Migration):
 
         if ledger.get(db_alias, f"{self.app_label}:{self.name}.schema") is not None:
             raise GateClosed(
-                f"Schema migration {self.app_label}.{self.name} is being made online. See: manage.py "
-                f"onlinemigration status "
-                f"{self.app_label} {self.name}"
+                f"Schema migration {self.app_label}.{self.name} is being made online. See: manage.py onlinemigration "
+                f"status {self.app_label} {self.name}"
             )
         catalog, rows = dialect.catalog(db_alias), self.online.direct_up_to
         if are_small(self.operations, before, self.app_label, catalog, rows):
@@ -93,8 +91,7 @@ class OnlineMigration(migrations.Migration):
     def _needs_copy(self, derivation: Derivation, dear: list[str]) -> str:
         return (
             f"Schema migration {self.app_label}.{self.name} was not applied: table "
-            f"{derivation.old_model._meta.db_table!r} has more than {self.online.direct_up_to} rows, and its "
-            f"writers would be blocked by: "
-            f"{'; '.join(dear) or 'the strategy chosen'}. Make it online: manage.py onlinemigration start "
-            f"{self.app_label} {self.name}"
+            f"{derivation.old_model._meta.db_table!r} has more than {self.online.direct_up_to} rows, and its writers "
+            f"would be blocked by: {'; '.join(dear) or 'the strategy chosen'}. Make it online: manage.py "
+            f"onlinemigration start {self.app_label} {self.name}"
         )

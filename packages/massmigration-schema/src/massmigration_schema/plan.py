@@ -39,6 +39,9 @@ class ChangePlan:
     is_lossy: bool
     """Whether there may be rows that do not fit the new definition."""
 
+    operations: str = ""
+    """SHA-256 of the operations: some of them, such as indexes, are in no column."""
+
     @property
     def key(self) -> str:
         """The key of the mass migration that makes the change."""

@@ -193,8 +193,7 @@ class MySQLCatalog(Catalog):
         found = []
         for name, table in self.rows(
             "SELECT trigger_name, event_object_table FROM information_schema.triggers WHERE trigger_schema = "
-            "DATABASE() "
-            "AND trigger_name REGEXP '^mm_[0-9a-f]{6}_(del|upd|ins)_' ORDER BY 1"
+            "DATABASE() AND trigger_name REGEXP '^mm_[0-9a-f]{6}_(del|upd|ins)_' ORDER BY 1"
         ):
             found.append(Orphan(kind="trigger", name=name, table=table, tag=name.split("_")[1]))
         for (name,) in self.rows(

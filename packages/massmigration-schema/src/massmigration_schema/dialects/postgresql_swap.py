@@ -81,8 +81,7 @@ class PostgreSQLSwap(TableSwap):
                 raise Refused(
                     "online.children",
                     f"{child}.{name} refers to {', '.join(missing)}, which the new table does not have. Drop this "
-                    f"foreign "
-                    "key first.",
+                    "foreign key first.",
                 )
             rest = text.removeprefix(f"FOREIGN KEY ({columns}) REFERENCES {table}({targets})").removesuffix(
                 " NOT VALID"

@@ -92,7 +92,7 @@ class Command(MassMigrationCommand):
 
     def _verify(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
         found = change.verify(db_alias)
-        self.write(f"{found} rows differ." if found else "All rows are equal.")
+        self.write(f"{found} rows differed. Verify again." if found else "All rows are equal.")
         if found:
             sys.exit(1)
 
