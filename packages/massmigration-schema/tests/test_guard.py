@@ -75,8 +75,10 @@ POSTGRESQL = {
     ),
     "online.dependents: a column of its type": (
         ["CREATE TABLE shop_other (campaigns campaign[])"],
-        "Table 'campaign' is used by column campaigns of table shop_other, which an online change does not support "
-        "yet.",
+        (
+            "Table 'campaign' is used by column campaigns of table shop_other, which an online change does not support "
+            "yet."
+        ),
     ),
     "online.dependents: a rule": (
         ["CREATE RULE nothing AS ON DELETE TO campaign DO INSTEAD NOTHING"],
@@ -96,34 +98,46 @@ POSTGRESQL = {
     ),
     "online.dependents: its sequence elsewhere": (
         ["CREATE TABLE shop_other (id integer DEFAULT nextval('campaign_id_seq'))"],
-        "Table 'campaign' is used by default value for column id of table shop_other, which an online change does "
-        "not support yet.",
+        (
+            "Table 'campaign' is used by default value for column id of table shop_other, which an online change does "
+            "not support yet."
+        ),
     ),
     "online.foreign_keys": (
         [
             "ALTER TABLE campaign DROP CONSTRAINT {own}",
-            "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id) "
-            "ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED",
+            (
+                "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id) "
+                "ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED"
+            ),
         ],
-        "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
-        "does not support yet.",
+        (
+            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
+            "does not support yet."
+        ),
     ),
     "online.foreign_keys: on update": (
         [
             "ALTER TABLE campaign DROP CONSTRAINT {own}",
-            "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id) "
-            "ON UPDATE SET NULL DEFERRABLE INITIALLY DEFERRED",
+            (
+                "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id) "
+                "ON UPDATE SET NULL DEFERRABLE INITIALLY DEFERRED"
+            ),
         ],
-        "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
-        "does not support yet.",
+        (
+            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
+            "does not support yet."
+        ),
     ),
     "online.foreign_keys: at once": (
         [
             "ALTER TABLE campaign DROP CONSTRAINT {own}",
             "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id)",
         ],
-        "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
-        "does not support yet.",
+        (
+            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
+            "does not support yet."
+        ),
     ),
     **{
         f"online.properties: {what}": (
@@ -140,8 +154,10 @@ POSTGRESQL = {
             "the statistics pair": ["CREATE STATISTICS pair ON name, objective FROM campaign"],
             "CLUSTER ON campaign_start": ["ALTER TABLE campaign CLUSTER ON campaign_start"],
             "the tablespace of campaign_start": [
-                "UPDATE pg_class SET reltablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'pg_global') "
-                "WHERE relname = 'campaign_start'"
+                (
+                    "UPDATE pg_class SET reltablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'pg_global') "
+                    "WHERE relname = 'campaign_start'"
+                )
             ],
             "storage parameters of campaign_name": ["ALTER INDEX campaign_name SET (fillfactor = 70)"],
             "statistics targets of by_length": [
@@ -217,18 +233,24 @@ MARIADB = {
     "online.foreign_keys": (
         [
             "ALTER TABLE campaign DROP FOREIGN KEY {own}",
-            "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id) "
-            "ON DELETE CASCADE ON UPDATE SET NULL",
+            (
+                "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id) "
+                "ON DELETE CASCADE ON UPDATE SET NULL"
+            ),
         ],
-        "Table 'campaign' has foreign keys with an action ({own}: ON DELETE CASCADE ON UPDATE SET NULL), which an "
-        "online change does not support yet.",
+        (
+            "Table 'campaign' has foreign keys with an action ({own}: ON DELETE CASCADE ON UPDATE SET NULL), which an "
+            "online change does not support yet."
+        ),
     ),
     "online.long_name": (
         [
             f"CREATE TABLE shop_other (id integer, CONSTRAINT {'long' * 16} FOREIGN KEY (id) REFERENCES campaign (id))",
         ],
-        f"Table 'campaign' has foreign keys with more than 61 characters ({'long' * 16}), which an online change does "
-        "not support yet.",
+        (
+            f"Table 'campaign' has foreign keys with more than 61 characters ({'long' * 16}), which an online change does "
+            "not support yet."
+        ),
     ),
     "online.sql_mode": (
         ["SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION'"],
@@ -245,7 +267,9 @@ TABLES = {"postgresql": POSTGRESQL, "mariadb": MARIADB}
 
 
 @pytest.mark.parametrize(
-    ("server_alias", "case"), [(alias, case) for alias, cases in TABLES.items() for case in cases], indirect=["server_alias"]
+    ("server_alias", "case"),
+    [(alias, case) for alias, cases in TABLES.items() for case in cases],
+    indirect=["server_alias"],
 )
 def test_a_table_that_cannot_be_copied_is_refused(shop, restored, case):
     statements, text = TABLES[shop.db_alias][case]

@@ -273,7 +273,9 @@ def test_the_new_table_has_the_owner_of_the_old_one_whoever_builds_it(shop):
 @ON_POSTGRESQL
 def test_a_serial_column_of_an_old_django_gets_a_sequence_of_its_own(shop):
     shop.execute("ALTER TABLE campaign ALTER COLUMN id DROP IDENTITY")
-    shop.execute("CREATE SEQUENCE campaign_id_seq AS integer INCREMENT 5 MAXVALUE 900 CACHE 3 CYCLE OWNED BY campaign.id")
+    shop.execute(
+        "CREATE SEQUENCE campaign_id_seq AS integer INCREMENT 5 MAXVALUE 900 CACHE 3 CYCLE OWNED BY campaign.id"
+    )
     shop.execute("ALTER TABLE campaign ALTER COLUMN id SET DEFAULT nextval('campaign_id_seq')")
     change = Change(shop, add("likes", models.IntegerField(default=7)))
 

@@ -191,7 +191,9 @@ class PostgreSQLCatalog(Catalog):
         return found
 
     def _options(self, oid: int) -> dict[str, str]:
-        comment, storage, tablespace, replica, row_security, persistence, owner, privileges = self.rows(OPTIONS, [oid])[0]
+        comment, storage, tablespace, replica, row_security, persistence, owner, privileges = self.rows(OPTIONS, [oid])[
+            0
+        ]
         options = {
             "comment": comment,
             "storage parameters": storage,
