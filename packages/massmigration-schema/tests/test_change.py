@@ -269,7 +269,7 @@ def test_a_change_whose_file_was_edited_does_not_proceed(shop, start):
     index = migrations.AddIndex("campaign", models.Index(fields=["budget"], name="late"))
     edited = SchemaChange(ShopFile(shop.migration(LIKES, index, direct_up_to=0), shop.state.clone()))
 
-    with pytest.raises(ActionRefused, match="began with another plan: .* Deploy the version that it began with"):
+    with pytest.raises(ActionRefused, match=r"began with another plan: .* Deploy the version that it began with"):
         edited.check_action("proceed", shop.db_alias)
 
     change.check_action("proceed", shop.db_alias)

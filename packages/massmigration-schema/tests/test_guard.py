@@ -112,8 +112,8 @@ POSTGRESQL = {
             ),
         ],
         (
-            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
-            "does not support yet."
+            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online "
+            "change does not support yet."
         ),
     ),
     "online.foreign_keys: on update": (
@@ -125,8 +125,8 @@ POSTGRESQL = {
             ),
         ],
         (
-            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
-            "does not support yet."
+            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online "
+            "change does not support yet."
         ),
     ),
     "online.foreign_keys: at once": (
@@ -135,8 +135,8 @@ POSTGRESQL = {
             "ALTER TABLE campaign ADD CONSTRAINT {own} FOREIGN KEY (account_id) REFERENCES shop_account (id)",
         ],
         (
-            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online change "
-            "does not support yet."
+            "Table 'campaign' has foreign keys with an action, or that are not deferred ({own}), which an online "
+            "change does not support yet."
         ),
     ),
     **{
@@ -248,8 +248,8 @@ MARIADB = {
             f"CREATE TABLE shop_other (id integer, CONSTRAINT {'long' * 16} FOREIGN KEY (id) REFERENCES campaign (id))",
         ],
         (
-            f"Table 'campaign' has foreign keys with more than 61 characters ({'long' * 16}), which an online change does "
-            "not support yet."
+            f"Table 'campaign' has foreign keys with more than 61 characters ({'long' * 16}), which an online change "
+            "does not support yet."
         ),
     ),
     "online.sql_mode": (

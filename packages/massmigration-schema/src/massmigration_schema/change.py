@@ -409,9 +409,8 @@ class SchemaChange(BaseMigration):
         """Compare all rows now, and return the number of those that differ. Repair them, if all rows are copied."""
         change = ledger.require(db_alias, self.key)
         if "triggers" not in change.steps or change.is_swapped:
-            raise Refused(
-                "online.not_ready", f"{self.key} has no new table {'any more' if change.is_swapped else 'yet'}."
-            )
+            when = "any more" if change.is_swapped else "yet"
+            raise Refused("online.not_ready", f"{self.key} has no new table {when}.")
         found = self._compared(db_alias)
         if "ready" in change.steps:
             if found:

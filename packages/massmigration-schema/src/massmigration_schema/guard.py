@@ -101,7 +101,7 @@ def _drift(table: str, found: TableDefinition, expected: TableDefinition) -> lis
     return [
         Refused(
             "online.drift",
-            f"Table {table!r} is not what the applied migrations have made: {lines}. An online change would keep or lose this. "
-            "Correct the table, or write a migration that describes it.",
+            f"Table {table!r} is not what the applied migrations have made: {lines}. An online change would keep or "
+            "lose this. Correct the table, or write a migration that describes it.",
         )
     ]

@@ -60,7 +60,8 @@ DEPENDENTS = """
                 AND s.refobjsubid > 0))
         LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
         LEFT JOIN pg_attrdef v ON d.classid = 'pg_attrdef'::regclass AND v.oid = d.objid
-        WHERE d.classid <> 'pg_constraint'::regclass AND mine.oid NOT IN (coalesce(v.adrelid, 0), coalesce(r.ev_class, 0))
+        WHERE d.classid <> 'pg_constraint'::regclass
+            AND mine.oid NOT IN (coalesce(v.adrelid, 0), coalesce(r.ev_class, 0))
         UNION SELECT 'its rule ' || quote_ident(rulename) FROM mine JOIN pg_rewrite ON ev_class = mine.oid
         UNION SELECT 'publication ' || pubname FROM mine JOIN pg_publication_tables p ON p.schemaname = mine.nspname
             AND p.tablename = mine.relname
@@ -72,7 +73,8 @@ DEPENDENTS = """
 PROPERTIES = """
     WITH mine AS (SELECT * FROM pg_class WHERE oid = %s),
     indexes AS (SELECT r.*, i.indisclustered, k.oid AS con FROM mine JOIN pg_index i ON i.indrelid = mine.oid
-        JOIN pg_class r ON r.oid = i.indexrelid LEFT JOIN pg_constraint k ON k.conindid = r.oid AND k.conrelid = mine.oid)
+        JOIN pg_class r ON r.oid = i.indexrelid
+        LEFT JOIN pg_constraint k ON k.conindid = r.oid AND k.conrelid = mine.oid)
     SELECT 'has what a copy would lose (' || string_agg(what, ', ' ORDER BY what) || ')' FROM (
         SELECT 'storage parameters of TOAST' AS what FROM mine JOIN pg_class t ON t.oid = mine.reltoastrelid
             WHERE t.reloptions IS NOT NULL
@@ -87,8 +89,8 @@ PROPERTIES = """
         UNION SELECT 'statistics targets of ' || relname FROM indexes JOIN pg_attribute a ON a.attrelid = indexes.oid
             WHERE coalesce(a.attstattarget, -1) >= 0
         UNION SELECT 'the comment of ' || relname FROM indexes WHERE obj_description(oid, 'pg_class') IS NOT NULL
-        UNION SELECT 'the comment of ' || conname FROM mine JOIN pg_constraint k ON mine.oid IN (k.conrelid, k.confrelid)
-            WHERE obj_description(k.oid, 'pg_constraint') IS NOT NULL) x
+        UNION SELECT 'the comment of ' || conname FROM mine JOIN pg_constraint k
+            ON mine.oid IN (k.conrelid, k.confrelid) WHERE obj_description(k.oid, 'pg_constraint') IS NOT NULL) x
     HAVING count(*) > 0
 """
 """Properties of the table that neither `LIKE` nor this package carries over."""
