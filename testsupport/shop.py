@@ -172,10 +172,11 @@ def executed(db_alias: str) -> Iterator[list[str]]:
 
 
 class Reader:
-    """A transaction, in another thread, that has read the table."""
+    """A transaction, in another thread, that has read a table."""
 
-    def __init__(self, db_alias: str) -> None:
+    def __init__(self, db_alias: str, table: str = "campaign") -> None:
         self._alias = db_alias
+        self._table = table
         self._end = threading.Event()
         self._has_read = threading.Event()
 
@@ -189,7 +190,7 @@ class Reader:
 
     def _read(self) -> None:
         with transaction.atomic(self._alias), connections[self._alias].cursor() as cursor:
-            cursor.execute("SELECT 1 FROM campaign LIMIT 1")
+            cursor.execute(f"SELECT 1 FROM {self._table} LIMIT 1")
             cursor.fetchall()
             self._has_read.set()
             assert self._end.wait(PATIENCE)

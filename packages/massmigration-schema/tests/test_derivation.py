@@ -362,3 +362,16 @@ def test_a_function_without_a_name_is_left_out_of_the_plan_s_fingerprint(shop):
     plans = [shop.derive(add("likes", models.IntegerField(default=lambda: 7))).required_plan() for _ in range(2)]
 
     assert plans[0].fingerprint == plans[1].fingerprint
+
+
+def test_the_columns_that_keep_their_type_are_named(shop):
+    (warning,) = shop.derive(alter("id", models.BigAutoField(primary_key=True))).warnings
+
+    assert warning.endswith(": ALTER TABLE shop_note ALTER COLUMN campaign_id TYPE bigint")
+    assert "The key becomes bigint, and columns of other tables that refer to it stay integer. Alter them " in warning
+
+
+def test_there_is_no_such_warning_if_the_key_stays_or_nothing_refers_to_it(shop):
+    assert shop.derive(alter("name", TEXT(max_length=300))).warnings == []
+    shop.declare(migrations.DeleteModel("Note"))
+    assert shop.derive(alter("id", models.BigAutoField(primary_key=True))).warnings == []

@@ -341,6 +341,9 @@ class SchemaChange(BaseMigration):
         ]
         if not change.is_swapped and "shadow" in change.steps:
             details.append(Detail(label="Rows in the change log", value=self.swap(db_alias).log_size()))
+        if not change.is_swapped and self.swap(db_alias).is_interrupted():
+            text = "The application's writes of rows that do not fit are refused, until the next attempt or an abort."
+            details.append(Detail(label="Interrupted cutover", value=text, level="warning"))
         if change.is_swapped:
             details.append(Detail(label="Swapped", value=change.swapped_at, level="success"))
             details.append(Detail(label="Old table is kept until", value=self.old_table_is_due_at(db_alias)))

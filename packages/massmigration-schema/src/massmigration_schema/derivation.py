@@ -133,6 +133,7 @@ class _Follower:
             self._judge(operation, before, self._fields())
         self._check_model()
         plan = self._plan()
+        self._warn_of_children()
         return dataclasses.replace(
             self._found,
             plan=None if self._refusals else plan,
@@ -226,6 +227,25 @@ class _Follower:
         ]
         if itself:
             self._refuse("online.self_reference", f"{', '.join(itself)} refers to the table itself: not supported yet.")
+
+    def _warn_of_children(self) -> None:
+        """Warn of the columns of other tables that keep their type, because a change alters one table."""
+        kinds = [str(each.rel_db_type(self._connection)) for each in (self._old_key, self._new_key)]
+        relations: Any = self._found.old_model._meta.get_fields(include_hidden=True)
+        children = {
+            f"{each.field.model._meta.db_table} ALTER COLUMN {each.field.column} TYPE {kinds[1]}"
+            for each in relations
+            if each.auto_created
+            and not each.concrete
+            and each.field.column
+            and each.field.target_field == self._old_key
+        }
+        if kinds[0] != kinds[1] and children:
+            listed = "; ALTER TABLE ".join(sorted(children))
+            self._warnings.append(
+                f"The key becomes {kinds[1]}, and columns of other tables that refer to it stay {kinds[0]}. Alter them "
+                f"before the first key that is too large for them: ALTER TABLE {listed}"
+            )
 
     def _plan(self) -> ChangePlan:
         columns = [self._mapped(field) for field in self._model._meta.local_concrete_fields]

@@ -15,9 +15,10 @@ from django.core.management import call_command
 
 from massmigration import api
 from massmigration.states import Status
-from testsupport.shop import Journal
+from massmigration_schema import reports
+from testsupport.shop import Journal, Reader
 from testsupport.shop_app import installed
-from testsupport.threads import in_threads
+from testsupport.threads import PATIENCE, in_threads
 
 OPERATIONS = (
     'migrations.AddField("campaign", "likes", models.IntegerField(null=True)), '
@@ -143,3 +144,36 @@ def test_nothing_is_lost_in_a_large_table_when_workers_are_killed_often(shop, tm
     journals = loaded(shop, tmp_path, rows=1_000_000, kills=6, patience=3000)
 
     check(shop, journals)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server_alias", ["mariadb"], indirect=True)
+def test_a_worker_that_is_killed_in_the_cutover_needs_no_operator(shop, tmp_path):
+    shop.fill(3)
+    unique = 'migrations.AlterField("campaign", "post", models.CharField(max_length=128, null=True, unique=True))'
+    with installed(shop, tmp_path, unique, direct_up_to=0, cutover="auto"):
+        change = reports.find("shop", "0002")
+        # The cutover makes strict triggers, then waits for the lock of a child.
+        with Reader(shop.db_alias, "shop_note"):
+            api.launch(KEY, shop.db_alias)
+            killed = Worker(shop, tmp_path)
+            wait_until(lambda: "Interrupted cutover" in labels(change, shop))
+            killed.kill()
+        assert "Interrupted cutover" in labels(change, shop)
+
+        second = Worker(shop, tmp_path)
+        wait_until(lambda: progress(shop).status is Status.APPLIED, lambda: second.log.read_text())
+        second.process.wait(PATIENCE)
+
+        assert "Interrupted cutover" not in labels(change, shop)
+
+
+def labels(change, shop):
+    return [detail.label for detail in change.get_details(shop.db_alias)]
+
+
+def wait_until(is_true, text=lambda: ""):
+    until = time.monotonic() + PATIENCE
+    while not is_true():
+        assert time.monotonic() < until, text()
+        time.sleep(0.1)

@@ -288,6 +288,10 @@ class TableSwap(Statements, ABC):
     def log_size(self) -> int:
         """Return the number of entries of the change log."""
 
+    def is_interrupted(self) -> bool:
+        """Return whether a process that died in the middle of a swap has left triggers that refuse rows."""
+        return False
+
     def recover(self) -> None:
         """Undo what a process that died in the middle of a swap has left, if the tables are not swapped."""
 

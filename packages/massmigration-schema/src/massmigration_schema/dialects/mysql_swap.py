@@ -78,6 +78,9 @@ class MySQLSwap(TableSwap):
         tables.drop_triggers()
         record()
 
+    def is_interrupted(self) -> bool:
+        return bool(self._tables.strict_events())
+
     def recover(self) -> None:
         self._move_children(self._names.shadow_name, self._names.origin_name, final)
         self._tables.replace_triggers(is_lenient=True, events=self._tables.strict_events())
