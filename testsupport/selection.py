@@ -40,7 +40,7 @@ ON_MARIADB_ALONE = {
     f"{CORE}/test_redaction.py": "texts",
     f"{CORE}/test_signals.py": "receivers",
     f"{CORE}/test_text.py": "texts",
-    f"{CORE}/test_throttling.py": "callables",
+    f"{CORE}/throttling/test_throttles.py": "callables",
     f"{CORE}/test_verbs.py": "a table of names",
     f"{CORE}/test_worker.py": "calls of the engine by a queue",
     "massmigration-celery/tests/test_backend.py": "messages of Celery",

@@ -115,6 +115,10 @@ class CannotResolve(MassMigrationError):
     """The failed objects cannot be retried or marked as resolved."""
 
 
+class CannotMeasure(MassMigrationError):
+    """A throttle cannot measure the load of the server."""
+
+
 class CannotDryRun(MassMigrationError):
     """A dry run of the migration is not possible, or the database is too busy for it."""
 

@@ -1,5 +1,6 @@
 """Every hook of `Dialect`, on every database, and the places that may ask which database it is."""
 
+import contextlib
 import datetime as dt
 import inspect
 import re
@@ -19,6 +20,7 @@ from massmigration.dialects.mysql import MySQLDialect
 from massmigration.dialects.mysql_base import BaseMySQLDialect
 from massmigration.dialects.postgresql import PostgreSQLDialect
 from massmigration.dialects.sqlite import SQLiteDialect
+from massmigration.exceptions import CannotMeasure
 from testsupport.testapp.models import Awkward, Item, Place, Restaurant, Shop
 
 SOURCES = sorted(Path(__file__).resolve().parents[3].glob("*/src"))
@@ -373,6 +375,30 @@ class TestServer:
     @own
     def test_the_servers_of_the_tests_have_no_problem(self, dialect):
         assert dialect.server_problems() == []
+
+    @own
+    def test_the_load_of_a_server_is_a_number_or_nothing(self, dialect):
+        # What the numbers are is in tests/throttling/test_load_of_servers.py, on servers that nobody else uses.
+        tables = [Place._meta.db_table]
+        found = [dialect.running_sessions(), dialect.lock_waiters(tables), dialect.share_of_dead_rows(tables)]
+
+        assert all(each is None or each >= 0 for each in found)
+        assert (dialect.oldest_transaction() or dt.timedelta(0)) >= dt.timedelta(0)
+        assert set(dialect.autovacuums(tables) or []) <= {False, True}
+
+    @own
+    def test_a_server_that_is_not_replicated_says_so(self, dialect):
+        with pytest.raises(CannotMeasure, match="is not a replica"):
+            dialect.replication_lag()
+        with contextlib.suppress(CannotMeasure):
+            assert dialect.lag_of_replicas() is None
+
+    def test_without_a_class_there_is_nothing_to_measure(self, db_alias):
+        dialect = Unlisted(connections[db_alias])
+        measures = [dialect.lock_waiters, dialect.autovacuums, dialect.share_of_dead_rows]
+
+        assert [measure([]) for measure in measures] == [None] * 3
+        assert [dialect.lag_of_replicas(), dialect.running_sessions(), dialect.oldest_transaction()] == [None] * 3
 
     def test_without_a_class_no_problem_is_known(self, db_alias):
         dialect = Unlisted(connections[db_alias])

@@ -21,10 +21,10 @@ from massmigration.executor.throttle import name_of
 from massmigration.jobs import Job, JobKind
 from massmigration.loader import store
 from massmigration.migrations import MapperMigration
-from massmigration.models import MigrationRecord, ShardRecord
+from massmigration.models import Event, MigrationRecord, ShardRecord
 from massmigration.paging import sharding
 from massmigration.recorder import shards, waits
-from massmigration.throttling import CompletedBatch, MaxRowsPerSecond
+from massmigration.throttling import CompletedBatch, MaxRowsPerSecond, Pause, Wait
 from testsupport.frozen import Deliveries, FrozenClock
 from testsupport.oracle import counts, make_items
 from testsupport.testapp.models import Item
@@ -254,6 +254,123 @@ def test_the_wait_after_a_shards_last_batch_is_kept_by_who_takes_another(db_alia
     deliveries.run()
 
     assert migration.done == ([0] * 4 if db_alias == "default" else [0, 0, 7, 7])
+
+
+class Held:
+    """A throttle that is called before each batch, and asks for waits until it is released."""
+
+    before_each_batch = True
+
+    def __init__(self, clock, wait=None, *, until=0.0):
+        self.clock, self.until, self.wait = clock, until, wait or dt.timedelta(seconds=5)
+        self.calls = []
+
+    def __call__(self, batch):
+        self.calls.append((self.clock.seconds, batch.is_waiting))
+        return Wait(duration=self.wait, reason="the load is 7") if self.clock.seconds < self.until else None
+
+
+def test_no_batch_begins_while_a_throttle_holds_it(db_alias, migration, planned, deliveries, clock):
+    throttle = Held(clock, until=12)
+    migration.throttle = [throttle]
+    planned(3)
+
+    deliveries.run()
+
+    assert migration.done == [15] * 3
+    assert counts(db_alias) == [1]
+    assert throttle.calls[:4] == [(0, False), (5, True), (10, True), (15, True)]
+
+
+def test_a_throttle_is_called_before_each_batch(db_alias, migration, planned, deliveries, clock):
+    throttle = Held(clock)
+    migration.throttle, migration.batch_size = [throttle], 2
+    planned(6)
+
+    deliveries.run()
+
+    assert len(throttle.calls) >= 3
+    assert not any(is_waiting for _, is_waiting in throttle.calls)
+
+
+def test_the_reason_of_a_wait_is_recorded(db_alias, migration, planned, deliveries, clock):
+    migration.throttle = [Held(clock, until=12)]
+    planned(3)
+
+    deliveries.run(1)
+
+    shard = ShardRecord.objects.using(db_alias).get()
+    assert (shard.throttled_by, shard.throttled_until - clock.now) == ("Held: the load is 7", dt.timedelta(seconds=5))
+    assert "by Held: the load is 7" in api.status(KEY, db_alias).throttle
+
+
+def test_a_worker_sleeps_once_through_a_short_wait(db_alias, migration, planned, deliveries, clock):
+    throttle = Held(clock, dt.timedelta(seconds=1), until=2.5)
+    migration.throttle = [throttle]
+    planned(3)
+
+    deliveries.run(1)
+
+    assert [is_waiting for _, is_waiting in throttle.calls] == [False, True]
+    assert (migration.done, len(deliveries.waiting)) == ([], 1)
+    deliveries.run()
+    assert len(migration.done) == 3
+
+
+def test_a_throttle_that_raises_before_a_batch_holds_it(db_alias, migration, planned, deliveries, clock, caplog):
+    def broken(batch):
+        if clock.seconds < 3:
+            raise RuntimeError("no such meter")
+
+    broken.before_each_batch = True
+    migration.throttle = [broken]
+    planned(3)
+
+    deliveries.run()
+
+    assert min(migration.done) >= 3
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_throttle_pauses_a_migration(db_alias, migration, planned, deliveries):
+    def overload(batch):
+        return Pause(reason="60 sessions")
+
+    overload.before_each_batch = True
+    migration.throttle = [overload]
+    planned(3)
+
+    deliveries.run(1)
+
+    assert (migration.done, deliveries.waiting) == ([], [])
+    assert MigrationRecord.objects.using(db_alias).get().status == "paused"
+    event = Event.objects.using(db_alias).get(verb="pause")
+    assert (event.actor, event.to_status) == ("throttle overload: 60 sessions", "paused")
+    migration.throttle = []
+    api.resume(KEY, db_alias)
+    deliveries.run()
+    assert counts(db_alias) == [1]
+
+
+def test_a_pause_after_a_batch_keeps_the_batch(db_alias, migration, planned, deliveries):
+    migration.throttle = [lambda batch: Pause(reason="enough") if batch.rows else None]
+    migration.batch_size = 2
+    planned(6)
+
+    deliveries.run(1)
+
+    assert (len(migration.done), counts(db_alias)) == (2, [0, 1])
+    assert MigrationRecord.objects.using(db_alias).get().status == "paused"
+
+
+def test_a_throttle_knows_the_tables(db_alias, migration, planned, deliveries):
+    tables = []
+    migration.throttle = [lambda batch: tables.append(batch.tables)]
+    planned(1)
+
+    deliveries.run()
+
+    assert tables[0] == ["testapp_item"]
 
 
 def test_without_a_throttle_nothing_is_asked(db_alias, migration, planned, deliveries, monkeypatch):

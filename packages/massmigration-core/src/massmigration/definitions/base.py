@@ -24,7 +24,7 @@ from massmigration.exceptions import BadMigrationFile, DatabaseNotAllowed, Depen
 from massmigration.models import MigrationRecord
 from massmigration.recorder import records
 from massmigration.states import Status
-from massmigration.throttling import CompletedBatch
+from massmigration.throttling import CompletedBatch, Request
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class BaseMigration:
     report it as outstanding.
     """
 
-    throttle: Sequence[Callable[[CompletedBatch], dt.timedelta | None]] = ()
+    throttle: Sequence[Callable[[CompletedBatch], Request]] = ()
     """Callables that take a `CompletedBatch` and return how long to wait before the next batch, or None.
 
     The throttles of the setting `MASSMIGRATION_THROTTLE` are called, too. The longest wait counts.

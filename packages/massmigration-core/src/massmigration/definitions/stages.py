@@ -19,7 +19,7 @@ from massmigration.documents import conditions
 from massmigration.exceptions import BadMigrationFile
 from massmigration.paging.keyset import Keyset
 from massmigration.paging.querysets import prepare
-from massmigration.throttling import CompletedBatch
+from massmigration.throttling import CompletedBatch, Request
 
 AnyField: TypeAlias = "Field[Any, Any]"
 
@@ -45,7 +45,7 @@ class CommonOptions:
     idle_limit: dt.timedelta | None = None
     """How long a batch may leave its connection idle (default: `MASSMIGRATION_IDLE_LIMIT`)."""
 
-    throttle: Sequence[Callable[[CompletedBatch], dt.timedelta | None]] = ()
+    throttle: Sequence[Callable[[CompletedBatch], Request]] = ()
     """Callables that are asked after each batch how long to wait before the next."""
 
     def __post_init__(self) -> None:

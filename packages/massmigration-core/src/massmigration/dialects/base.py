@@ -35,6 +35,7 @@ from django.db.models import (
 from django.db.models.functions import Cast
 
 from massmigration import text
+from massmigration.exceptions import CannotMeasure
 
 Fields: TypeAlias = "Sequence[Field[Any, Any]]"
 
@@ -439,6 +440,39 @@ class Dialect:
     def server_problems(self) -> list[ServerProblem]:
         """Return what is wrong with the server's version or its settings, and with the connection's."""
         return []
+
+    # ---- The server's load, for throttles. None: this kind of database has nothing to measure ----
+
+    def lag_of_replicas(self) -> dt.timedelta | None:
+        """Return how far the last of the replicas that are connected to this server is behind.
+
+        Raise `CannotMeasure` if there is none, or this user is not told.
+        """
+        return None
+
+    def replication_lag(self) -> dt.timedelta:
+        """Return how far this server, a replica, is behind. Raise `CannotMeasure` if it is none or not connected."""
+        raise CannotMeasure(f"database {self.db_alias!r} ({self.connection.vendor}) is not a replica")
+
+    def running_sessions(self) -> int | None:
+        """Return how many sessions of the server execute a statement."""
+        return None
+
+    def oldest_transaction(self) -> dt.timedelta | None:
+        """Return the age of the oldest open transaction, outside of transactions; zero if there is none."""
+        return None
+
+    def lock_waiters(self, tables: Sequence[str]) -> int | None:
+        """Return how many sessions wait for locks of these tables, or of rows in them."""
+        return None
+
+    def autovacuums(self, tables: Sequence[str]) -> list[bool] | None:
+        """Return the running autovacuums of these tables, each as whether it prevents a wraparound."""
+        return None
+
+    def share_of_dead_rows(self, tables: Sequence[str]) -> float | None:
+        """Return which part of the rows of these tables is dead, for the table where it is greatest."""
+        return None
 
     # ---- Times ----
 

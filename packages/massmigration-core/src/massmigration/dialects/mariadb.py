@@ -29,3 +29,6 @@ class MariaDBDialect(BaseMySQLDialect):
             [model._meta.db_table],
         )
         return int(found[0][0]) if found and found[0][0] is not None else None
+
+    def replica_status(self) -> tuple[str, str]:
+        return "SHOW ALL SLAVES STATUS", "Seconds_Behind_Master"

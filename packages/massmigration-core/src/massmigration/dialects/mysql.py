@@ -10,6 +10,9 @@ from massmigration.dialects.mysql_base import BaseMySQLDialect
 VALUES_ROW = (8, 0, 19)
 """The first version that knows VALUES ROW."""
 
+SHOW_REPLICA = (8, 0, 22)
+"""The first version that knows SHOW REPLICA STATUS."""
+
 
 class MySQLDialect(BaseMySQLDialect):
     """MySQL, where it differs from MariaDB."""
@@ -34,6 +37,12 @@ class MySQLDialect(BaseMySQLDialect):
     def estimated_table_rows(self, model: type[Model]) -> int | None:
         # Not from information_schema: what it says there may be a day old.
         return self._explained_rows(f"SELECT 1 FROM {self.connection.ops.quote_name(model._meta.db_table)}")
+
+    def replica_status(self) -> tuple[str, str]:
+        version: tuple[int, ...] = self.connection.mysql_version  # type: ignore[attr-defined]  # of MySQL's wrapper
+        if version >= SHOW_REPLICA:
+            return "SHOW REPLICA STATUS", "Seconds_Behind_Source"
+        return "SHOW SLAVE STATUS", "Seconds_Behind_Master"
 
     def server_problems(self) -> list[ServerProblem]:
         problems = super().server_problems()

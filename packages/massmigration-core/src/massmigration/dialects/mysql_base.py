@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import DatabaseError, transaction
 from django.db.models import Model, QuerySet
@@ -23,6 +23,7 @@ from massmigration.dialects.base import (
     ServerProblem,
     explained_nodes,
 )
+from massmigration.exceptions import CannotMeasure
 
 _COMMITS = re.compile(
     SCHEMA_CHANGES.pattern
@@ -33,6 +34,20 @@ _COMMITS = re.compile(
     SCHEMA_CHANGES.flags,
 )
 """The beginning of statements that commit the open transaction, even if they fail."""
+
+
+_ACTIVE = re.compile(r"\A---TRANSACTION [^\n]*?, ACTIVE(?: \([^)]*\))? (\d+) sec")
+_AWAITED = re.compile(r"^-+ TRX HAS BEEN WAITING [^\n]*:\n[^\n]*? table (`[^\n]+?`\.`[^\n]+?`) trx id", re.MULTILINE)
+
+
+class InnoDBTransaction(NamedTuple):
+    """An open transaction of InnoDB."""
+
+    seconds: int
+    """How long it has been open."""
+
+    awaited_table: str
+    """The quoted name of the table of the lock that it waits for; empty if it waits for none."""
 
 
 class BaseMySQLDialect(Dialect):
@@ -184,8 +199,58 @@ class BaseMySQLDialect(Dialect):
             )
         return problems
 
+    def lag_of_replicas(self) -> dt.timedelta:
+        raise CannotMeasure(
+            f"database {self.db_alias!r} does not know how far its replicas are behind. Name them in DATABASES and in "
+            "MaxReplicaLag(aliases=[...])"
+        )
+
+    def replication_lag(self) -> dt.timedelta:
+        statement, lag = self.replica_status()
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+            names = [column[0] for column in cursor.description or ()]
+            channels = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        if not channels:
+            raise CannotMeasure(f"database {self.db_alias!r} is not a replica")
+        lags = [channel[lag] for channel in channels]
+        if None in lags:
+            raise CannotMeasure(f"the replica {self.db_alias!r} is not connected to its primary, or does not replicate")
+        return dt.timedelta(seconds=max(map(float, lags)))
+
+    def replica_status(self) -> tuple[str, str]:
+        """Return the statement that shows the state of replication on a replica, and its column with the lag."""
+        raise NotImplementedError
+
+    def running_sessions(self) -> int:
+        ((_, count),) = self.rows("SHOW GLOBAL STATUS LIKE 'Threads_running'")
+        return max(int(count) - 1, 0)  # without this session
+
+    def oldest_transaction(self) -> dt.timedelta:
+        return dt.timedelta(seconds=max((each.seconds for each in self._transactions()), default=0))
+
+    def lock_waiters(self, tables: Sequence[str]) -> int:
+        names = {f"`{self.connection.settings_dict['NAME']}`.`{table}`" for table in tables}
+        return sum(each.awaited_table in names for each in self._transactions())
+
+    def _transactions(self) -> list[InnoDBTransaction]:
+        """Return the open transactions of InnoDB."""
+        # Not from information_schema.innodb_trx: it is not renewed while sessions read it more often than every 100 ms.
+        ((*_, status),) = self.rows("SHOW ENGINE INNODB STATUS")
+        return innodb_transactions(status)
+
     def explain_access(self, queryset: QuerySet[Any]) -> AccessPath:
         return access_path(explained_nodes(queryset))
+
+
+def innodb_transactions(status: str) -> list[InnoDBTransaction]:
+    """Return the open transactions that a text of SHOW ENGINE INNODB STATUS lists."""
+    found = []
+    for described in re.split(r"^(?=---TRANSACTION )", status, flags=re.MULTILINE):
+        match, awaited = _ACTIVE.search(described), _AWAITED.search(described)
+        if match:
+            found.append(InnoDBTransaction(seconds=int(match[1]), awaited_table=awaited[1] if awaited else ""))
+    return found
 
 
 def access_path(nodes: Sequence[dict[str, Any]]) -> AccessPath:

@@ -25,6 +25,7 @@ from massmigration.dialects.base import (
     explained_nodes,
     insert_on_conflict,
 )
+from massmigration.exceptions import CannotMeasure
 
 _LOCK_NAMESPACE = 0x6D6D
 """The first number of the advisory locks that this package takes."""
@@ -177,6 +178,82 @@ class PostgreSQLDialect(Dialect):
 
     def explain_access(self, queryset: QuerySet[Any]) -> AccessPath:
         return access_path(explained_nodes(queryset))
+
+    def lag_of_replicas(self) -> dt.timedelta:
+        # The server keeps the last measured replay_lag: it does not count once everything is replayed.
+        found = self.rows(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN NULL WHEN pg_current_wal_lsn() <= replay_lsn THEN 0 "
+            "ELSE coalesce(EXTRACT(EPOCH FROM replay_lag), 0) END, replay_lsn IS NOT NULL FROM pg_stat_replication"
+        )
+        if not found:
+            raise CannotMeasure(f"no replica is connected to database {self.db_alias!r}")
+        if not all(is_shown for _, is_shown in found):
+            raise CannotMeasure(
+                f"the user of database {self.db_alias!r} is not shown the state of replicas; "
+                "grant it the role pg_monitor"
+            )
+        return dt.timedelta(seconds=max(float(seconds or 0) for seconds, _ in found))
+
+    def replication_lag(self) -> dt.timedelta:
+        # Without writes on the primary, the time of the last replayed transaction is long ago.
+        ((is_replica, is_connected, is_level, seconds),) = self.rows(
+            "SELECT pg_is_in_recovery(), EXISTS (SELECT 1 FROM pg_stat_wal_receiver) "
+            "OR pg_last_wal_receive_lsn() IS NULL, coalesce(pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn(), "
+            "false), EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp())"
+        )
+        if not is_replica:
+            raise CannotMeasure(f"database {self.db_alias!r} is not a replica")
+        if not is_connected:
+            raise CannotMeasure(f"the replica {self.db_alias!r} is not connected to its primary")
+        return dt.timedelta(seconds=0 if is_level else max(float(seconds or 0), 0))
+
+    def running_sessions(self) -> int:
+        ((count,),) = self.rows(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        return int(count)
+
+    def oldest_transaction(self) -> dt.timedelta:
+        # Of any database: the oldest snapshot counts for shared tables, and its transaction may be our replica's.
+        ((seconds,),) = self.rows(
+            "SELECT coalesce(max(EXTRACT(EPOCH FROM clock_timestamp() - xact_start)), 0) FROM pg_stat_activity "
+            "WHERE backend_type IN ('client backend', 'walsender') AND pid <> pg_backend_pid() "
+            "AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)"
+        )
+        return dt.timedelta(seconds=float(seconds))
+
+    def lock_waiters(self, tables: Sequence[str]) -> int:
+        # A session that waits for a row has, or waits for, a lock of the row's table.
+        ((count,),) = self.rows(
+            "SELECT count(DISTINCT pid) FROM pg_locks AS of_table WHERE locktype IN ('relation', 'tuple') "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND relation = ANY (SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name) "
+            "AND EXISTS (SELECT 1 FROM pg_locks AS awaited WHERE awaited.pid = of_table.pid AND NOT awaited.granted)",
+            [self._quoted(tables)],
+        )
+        return int(count)
+
+    def autovacuums(self, tables: Sequence[str]) -> list[bool]:
+        found = self.rows(
+            "SELECT query LIKE '%%(to prevent wraparound)%%' FROM pg_stat_progress_vacuum JOIN pg_stat_activity "
+            "USING (pid) WHERE backend_type = 'autovacuum worker' "
+            "AND relid = ANY (SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name)",
+            [self._quoted(tables)],
+        )
+        return [bool(is_wraparound) for (is_wraparound,) in found]
+
+    def share_of_dead_rows(self, tables: Sequence[str]) -> float:
+        ((share,),) = self.rows(
+            "SELECT coalesce(max(n_dead_tup / greatest(n_live_tup + n_dead_tup, 1)::float), 0) "
+            "FROM pg_stat_user_tables "
+            "WHERE relid = ANY (SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name)",
+            [self._quoted(tables)],
+        )
+        return float(share)
+
+    def _quoted(self, tables: Sequence[str]) -> list[str]:
+        return [self.connection.ops.quote_name(table) for table in tables]
 
     def select_time(self, sql: str) -> str:
         # If the session's time zone was changed, the times that Django reads are wrong by hours.

@@ -39,7 +39,7 @@ from massmigration.executor.errors import (
 from massmigration.executor.non_atomic_batch import NonAtomicBatchRunner
 from massmigration.executor.outcomes import Batch, BatchEnd, Outcome, fail_batch
 from massmigration.executor.processors import Processor, processor_for
-from massmigration.executor.throttle import NO_TIME, SHORT, Throttle, wait_for
+from massmigration.executor.throttle import NO_TIME, SHORT, throttle_of, wait_for
 from massmigration.executor.transport import Transport
 from massmigration.executor.work_stealing import steal
 from massmigration.jobs import Delivery, Job, JobKind
@@ -300,7 +300,7 @@ def _work(
         pace = _pace(claim, stage)
         runner = _LazyRunner(stage, pace, transport)
         reporter = ProgressReporter()
-        throttle = Throttle(stage, claim) if settings.THROTTLE or stage.throttle else None
+        throttle = throttle_of(stage, claim)
         while True:
             wait = throttle.before(claim, pace, transport.stop_requested) if throttle else NO_TIME
             if wait:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime as dt
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from django.db.models import Model
 from django.utils.module_loading import import_string
 
 from massmigration import text
 from massmigration.conf import settings
 from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.dialects import dialect_of
+from massmigration.exceptions import InvalidTransition
 from massmigration.executor.batch_size import AdaptiveBatchSize
-from massmigration.recorder import waits
+from massmigration.recorder import records, waits
 from massmigration.recorder.shards import Claim
-from massmigration.throttling import CompletedBatch, MaxRowsPerSecond
+from massmigration.states import Status
+from massmigration.throttling import CompletedBatch, MaxRowsPerSecond, Pause, Request, Wait
 
 logger = logging.getLogger(__name__)
 
@@ -28,25 +33,34 @@ SHORT = dt.timedelta(seconds=1)
 LONGEST = dt.timedelta(days=365)
 """The maximum of a wait."""
 
+MAX_LABEL = 255
+"""The maximum length of a throttle's name and reason, in the shard's row."""
+
 NO_TIME = waits.NO_TIME
 _MOMENT = 0.002
 """Additional seconds of a wait: SQLite's clock has a resolution of milliseconds."""
 
-Given = str | Callable[[CompletedBatch], "dt.timedelta | None"]
+Given = str | Callable[[CompletedBatch], Request]
 
 
 class Throttle:
-    """The throttles of a stage and of the settings, for one claim. Without throttles it makes no queries."""
+    """The throttles of a stage and of the settings, for one claim."""
 
     def __init__(self, stage: Stage, claim: Claim) -> None:
         self._job = claim.job
+        self._stage = stage
         self._is_once = not isinstance(stage, MappedStage)
         self._is_first = not claim.has_waited
+        self._held_by = claim.throttled_by if claim.has_waited else ""
+        """The throttle, with its reason, whose wait has just ended; empty after a batch."""
+
         found = [(name_of(given), _found(given)) for given in [*settings.THROTTLE, *stage.throttle]]
         self._limits = [(throttle, name) for name, throttle in found if isinstance(throttle, MaxRowsPerSecond)]
         # Every batch reads the record's row, and in a document database other workers cannot write it meanwhile.
         self._takes_slots = not dialect_of(claim.job.db_alias).reads_block_writes
-        self._asked = [(name, throttle) for name, throttle in found if not self._gives_slots(throttle)]
+        called = [(name, throttle) for name, throttle in found if not self._gives_slots(throttle)]
+        self._called_before = [pair for pair in called if _is_called_before(pair[1])]
+        self._called_after = [pair for pair in called if not _is_called_before(pair[1])]
 
     def before(self, claim: Claim, pace: AdaptiveBatchSize, stop_requested: Callable[[], bool]) -> dt.timedelta:
         """Wait until the claim's next batch may begin, and cap it.
@@ -54,7 +68,7 @@ class Throttle:
         Return the rest of the wait if it is too long to sleep or a shutdown interrupted it. In that case the batch
         must not begin, and the wait is saved in the shard's row. Otherwise return zero.
         """
-        left = self._ask_first(claim, stop_requested)
+        left = self._ask_first(claim, stop_requested) or self._ask_before(claim, stop_requested)
         if left:
             return left
         spacing = min(
@@ -74,38 +88,77 @@ class Throttle:
 
     def after(self, claim: Claim, rows: int, seconds: float) -> dt.timedelta:
         """Return how long to wait after a batch of `rows` that took `seconds`. The wait is saved in the shard's row."""
-        if not self._asked:
+        if not self._called_after:
             return NO_TIME
-        wait, name = self._ask(rows, seconds, waits.active_workers(self._job).workers)
-        if wait:
-            waits.keep(claim, wait, name)
-        return wait
+        workers = waits.active_workers(self._job).workers
+        return self._kept(claim, self._ask(self._called_after, rows, seconds, workers))
 
     def _ask_first(self, claim: Claim, stop_requested: Callable[[], bool]) -> dt.timedelta:
         """Call the throttles before the first batch of a claim, unless it has already waited.
 
         The wait after the last batch of a completed shard is observed by the worker that claims another shard.
         """
-        if not self._is_first or not self._asked:
+        if not self._is_first or not self._called_after:
             return NO_TIME
         self._is_first = False
         others = waits.active_workers(self._job)
-        wait, name = max(self._ask(0, 0, others.workers), (others.owed, others.owed_to))
-        if not wait:
-            return NO_TIME
-        waits.keep(claim, wait, name)
+        owed = _Answer(wait=others.owed, by=others.owed_to)
+        wait = self._kept(claim, max(self._ask(self._called_after, 0, 0, others.workers), owed, key=_wait_of))
         return wait_for(wait, stop_requested) if wait <= SHORT else wait
 
-    def _ask(self, rows: int, seconds: float, workers: int) -> tuple[dt.timedelta, str]:
-        """Return the longest wait, and the name of its throttle."""
-        batch = CompletedBatch(
-            key=self._job.key,
-            db_alias=self._job.db_alias,
-            rows=rows,
-            duration=dt.timedelta(seconds=seconds),
-            workers=workers,
-        )
-        return max((_ask(throttle, name, batch), name) for name, throttle in self._asked)
+    def _ask_before(self, claim: Claim, stop_requested: Callable[[], bool]) -> dt.timedelta:
+        """Call the throttles that are called before each batch, and once more after a short wait.
+
+        Return the rest of the wait. The lease must not expire meanwhile, so the worker sleeps only once.
+        """
+        if not self._called_before:
+            return NO_TIME
+        for may_sleep in (True, False):
+            answer = self._ask(self._called_before, 0, 0, waits.active_workers(self._job).workers)
+            wait = self._kept(claim, answer)
+            if not wait:
+                break
+            self._held_by = answer.by
+            if answer.pauses or wait > SHORT or not may_sleep:
+                return wait
+            left = wait_for(wait, stop_requested)
+            if left:
+                return left
+        self._held_by = ""
+        return NO_TIME
+
+    def _kept(self, claim: Claim, answer: _Answer) -> dt.timedelta:
+        """Save the wait in the shard's row, and pause the migration if a throttle asks for it. Return the wait."""
+        if answer.pauses:
+            with contextlib.suppress(InvalidTransition):
+                records.move(self._job.db_alias, self._job.key, Status.PAUSED, "pause", actor=f"throttle {answer.by}")
+        if answer.wait:
+            waits.keep(claim, answer.wait, answer.by)
+        return answer.wait
+
+    def _ask(
+        self, throttles: Sequence[tuple[str, Callable[[CompletedBatch], Any]]], rows: int, seconds: float, workers: int
+    ) -> _Answer:
+        """Return the longest wait, and whose it is. A pause counts as the longest."""
+        answers = []
+        for name, throttle in throttles:
+            batch = CompletedBatch(
+                key=self._job.key,
+                db_alias=self._job.db_alias,
+                rows=rows,
+                duration=dt.timedelta(seconds=seconds),
+                workers=workers,
+                is_waiting=self._held_by.split(":")[0] == name,
+                find_model=self._model,
+            )
+            answers.append(_ask(throttle, name, batch))
+        return max(answers, key=_wait_of)
+
+    def _model(self) -> type[Model] | None:
+        """Return the migrated model, or None for a stage without a queryset."""
+        if not isinstance(self._stage, MappedStage):
+            return None
+        return self._stage.get_queryset(self._job.db_alias).model
 
     def _gives_slots(self, throttle: Any) -> bool:
         """Return whether the engine spaces batches by the throttle's limit. Other throttles are called."""
@@ -113,12 +166,36 @@ class Throttle:
         return is_plain and self._takes_slots
 
 
+def throttle_of(stage: Stage, claim: Claim) -> Throttle | None:
+    """Return the throttles for a claim, or None if there are none."""
+    return Throttle(stage, claim) if settings.THROTTLE or stage.throttle else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What a throttle has asked for."""
+
+    wait: dt.timedelta
+    by: str
+    """The throttle's name, with its reason after a colon if it gives one."""
+
+    pauses: bool = False
+
+
+def _wait_of(answer: _Answer) -> tuple[bool, dt.timedelta]:
+    return answer.pauses, answer.wait
+
+
+def _is_called_before(throttle: Any) -> bool:
+    return bool(getattr(throttle, "before_each_batch", False))
+
+
 def name_of(given: Given) -> str:
     """Return the throttle's name for operators: the dotted path, or the name of the function or class."""
     while isinstance(given, functools.partial):
         given = given.func
     name = given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
-    return str(name)[:255]
+    return str(name)[:MAX_LABEL]
 
 
 def _found(given: Given) -> Any:
@@ -133,16 +210,24 @@ def _raise(error: Exception, batch: CompletedBatch) -> None:
     raise error
 
 
-def _ask(throttle: Any, name: str, batch: CompletedBatch) -> dt.timedelta:
-    """Return the wait that a throttle asks for, or `SHORT` if it raises, so that an error does not stop the work."""
+def _ask(throttle: Callable[[CompletedBatch], Any], name: str, batch: CompletedBatch) -> _Answer:
+    """Call a throttle. If it raises, the answer is a wait of `SHORT`, so that an error does not stop the work."""
     try:
-        wait = throttle(batch) or NO_TIME
+        request = throttle(batch)
+        if isinstance(request, Pause):
+            return _Answer(wait=SHORT, by=_label(name, request.reason), pauses=True)
+        reason = request.reason if isinstance(request, Wait) else ""
+        wait = request.duration if isinstance(request, Wait) else request or NO_TIME
         if not isinstance(wait, dt.timedelta):
-            raise TypeError(f"Throttle {name!r} returned {wait!r}; allowed: a timedelta, or None.")
-        return min(max(wait, NO_TIME), LONGEST)
+            raise TypeError(f"Throttle {name!r} returned {request!r}; allowed: a timedelta, a Wait, a Pause, or None.")
+        return _Answer(wait=min(max(wait, NO_TIME), LONGEST), by=_label(name, reason))
     except Exception as error:
         logger.error("Throttle %r of migration %s raised.", name, batch.key, exc_info=text.logged(error))
-        return SHORT
+        return _Answer(wait=SHORT, by=name)
+
+
+def _label(name: str, reason: str) -> str:
+    return text.clean(f"{name}: {reason}" if reason else name, MAX_LABEL)
 
 
 def wait_for(duration: dt.timedelta, stop_requested: Callable[[], bool]) -> dt.timedelta:

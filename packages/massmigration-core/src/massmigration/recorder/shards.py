@@ -105,6 +105,9 @@ class Claim:
     has_waited: bool = False
     """Whether a wait that a throttle requested before the next batch is over."""
 
+    throttled_by: str = ""
+    """The throttle that requested the last wait, with its reason."""
+
     processed: int = 0
     failed: int = 0
     consecutive_failures: int = 0
@@ -240,6 +243,7 @@ def claim_of(job: Job, shard: ShardRecord, token: uuid.UUID, *, has_waited: bool
         is_retry=shard.is_retry,
         still_matched=any(still_matched for _, still_matched in beside),
         has_waited=has_waited,
+        throttled_by=shard.throttled_by,
         processed=shard.processed,
         failed=shard.failed,
         consecutive_failures=shard.consecutive_failures,

@@ -8,6 +8,7 @@ from unittest import mock
 from django.test import TestCase
 
 from massmigration import api, record_cache
+from massmigration.executor import job
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
@@ -18,13 +19,17 @@ IMMEDIATE = "massmigration.backends.immediate.ImmediateBackend"
 def run_migration(key: str, db_alias: str = api.DEFAULT, *, proceed: bool = True) -> MigrationRecord:
     """Launch a migration, run all its jobs immediately, whatever its backend, and return its record.
 
+    Throttles are not called.
     `proceed`: confirm the questions of the stages that wait. With False, the record is waiting at the first of them.
 
     This works in Django's `TestCase` too, whose transaction never commits. Raise the exceptions of `api.launch`. If the
     operation raises, the record's status is `failed`, and its `last_error` contains the reason.
     """
     migration = store.get(key)
-    with mock.patch.object(migration, "backend", IMMEDIATE):
+    with (
+        mock.patch.object(migration, "backend", IMMEDIATE),
+        mock.patch.object(job, "throttle_of", return_value=None),
+    ):
         # In a database that the test runner has made, migrations are recorded as applied.
         MigrationRecord.objects.using(db_alias).filter(key=key, status=Status.APPLIED).delete()
         record_cache.forget(key, db_alias)
