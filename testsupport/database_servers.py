@@ -411,7 +411,12 @@ class MariaDB(MySQLLike):
         return on_path("mariadbd") if on_path("mariadb-install-db") else None
 
     def making(self) -> list[object]:
-        make = [on_path("mariadb-install-db"), "--no-defaults", f"--datadir={self.folder / 'data'}"]
+        make = [
+            on_path("mariadb-install-db"),
+            "--no-defaults",
+            f"--datadir={self.folder / 'data'}",
+            f"--tmpdir={self.folder / 'tmp'}",
+        ]
         return [*make, "--auth-root-authentication-method=normal", "--skip-test-db"]
 
     def command(self) -> Sequence[object]:
@@ -491,7 +496,8 @@ class MySQL(MySQLLike):
 
     def making(self) -> list[object]:
         capacity = "--innodb-redo-log-capacity=32M"
-        return [self.binary, "--no-defaults", *self._places(), "--initialize-insecure", capacity]
+        places = [*self._places(), f"--tmpdir={self.folder / 'tmp'}"]
+        return [self.binary, "--no-defaults", *places, "--initialize-insecure", capacity]
 
     def command(self) -> Sequence[object]:
         return [
