@@ -317,23 +317,37 @@ class MySQLLike(DatabaseServer):
 
         url = urlsplit(os.environ[cls.variable])
         login = {"host": url.hostname, "user": unquote(url.username or ""), "password": unquote(url.password or "")}
-        with contextlib.closing(pymysql.connect(**login, port=url.port or 3306, autocommit=True)) as connection:
+        how = {"port": url.port or 3306, "autocommit": True, "ssl_disabled": url.hostname == "127.0.0.1"}
+        with contextlib.closing(pymysql.connect(**login, **how)) as connection:
             yield connection.cursor()
 
     @classmethod
-    def end_other_sessions(cls, cursor: Any, database: str) -> None:
+    def end_other_sessions(cls, cursor: Any, database: str) -> int:
         import pymysql
         from django.db import DatabaseError
 
         cursor.execute(f"SELECT id FROM {cls.sessions} WHERE db = %s AND id <> connection_id()", [database])
-        for (session,) in cursor.fetchall():
+        found = cursor.fetchall()
+        for (session,) in found:
             # It may have ended by itself meanwhile.
             with contextlib.suppress(DatabaseError, pymysql.MySQLError):
                 cursor.execute(cls.end_session % session)
+        return len(found)
 
     @classmethod
     def create_database(cls, cursor: Any, database: str) -> None:
         cursor.execute(f"CREATE DATABASE IF NOT EXISTS {database}")
+
+    @classmethod
+    def copy_database(cls, cursor: Any, source: str, target: str) -> None:
+        cls.create_database(cursor, target)
+        cursor.execute(f"USE {target}")
+        cursor.execute("SET SESSION foreign_key_checks = 0")
+        cursor.execute(f"SHOW TABLES FROM {source}")
+        for (table,) in cursor.fetchall():
+            cursor.execute(f"SHOW CREATE TABLE {source}.`{table}`")
+            cursor.execute(cursor.fetchone()[1])
+            cursor.execute(f"INSERT INTO `{table}` SELECT * FROM {source}.`{table}`")
 
     @classmethod
     def drop_database(cls, cursor: Any, database: str) -> None:

@@ -22,7 +22,9 @@ def main() -> None:
     # Ignore a Ctrl-C in the terminal: this process ends with the tests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     django.setup()
-    from testsupport.worker_process import work
+    from testsupport.worker_process import prepare, work
+
+    prepare()
 
     while line := sys.stdin.readline():
         request = json.loads(line)

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 # Workers of pytest-xdist share the servers, and each has databases of its own on them.
 DATABASE_NAME = "_".join(filter(None, ["massmigration_tests", os.environ.get("PYTEST_XDIST_WORKER")]))
 
+MYSQL_DRIVER = os.environ.get("TEST_MYSQL_DRIVER", "pymysql")
+
 
 def server(engine: str, url: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the entry in DATABASES for the tests' database on the server at this URL."""
@@ -29,14 +31,20 @@ def server(engine: str, url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def mysql_engine() -> str:
     """Return the engine for MySQL and MariaDB with the driver that `TEST_MYSQL_DRIVER` names (default: PyMySQL)."""
-    driver = os.environ.get("TEST_MYSQL_DRIVER", "pymysql")
-    if driver == "mysql-connector-python":
+    if MYSQL_DRIVER == "mysql-connector-python":
         return "mysql.connector.django"
-    if driver == "pymysql":
+    if MYSQL_DRIVER == "pymysql":
         import pymysql
 
         pymysql.install_as_MySQLdb()
     return "django.db.backends.mysql"
+
+
+def mysql_options(url: str) -> dict[str, Any]:
+    """Return the driver's options: on this machine without TLS, for which it would read all certificates each time."""
+    has_option = MYSQL_DRIVER in ("pymysql", "mysql-connector-python")
+    plain = {"ssl_disabled": True} if has_option and urlsplit(url).hostname == "127.0.0.1" else {}
+    return {"charset": "utf8mb4", **plain}
 
 
 def sqlite_file() -> str:
@@ -55,7 +63,7 @@ if url := os.environ.get("TEST_POSTGRES_URL"):
     DATABASES["postgresql"] = server("django.db.backends.postgresql", url, {})
 for alias, variable in {"mariadb": "TEST_MARIADB_URL", "mysql": "TEST_MYSQL_URL"}.items():
     if url := os.environ.get(variable):
-        DATABASES[alias] = server(mysql_engine(), url, {"charset": "utf8mb4"})
+        DATABASES[alias] = server(mysql_engine(), url, mysql_options(url))
 
 SECRET_KEY = "only for tests"
 ALLOWED_HOSTS = ["*"]

@@ -17,6 +17,7 @@ from django.db.backends.signals import connection_created
 from massmigration import api, conf
 from massmigration.backends import handler, worker
 from massmigration.backends.local import EXIT_WAIT, pool
+from massmigration.loader import store
 from massmigration.paging import sharding
 from testsupport import failpoints
 from testsupport.database_servers import DATABASE_SERVERS
@@ -26,6 +27,13 @@ LOOK_EVERY = 0.02
 NOT_ENDED = 3
 
 logger = logging.getLogger("worker")
+
+
+def prepare() -> None:
+    """Import the databases' drivers and the migrations once, for all workers that this process will fork."""
+    for alias in connections:
+        connections[alias]
+    assert store.all
 
 
 def work(order: dict[str, Any], *, parent: int) -> None:
