@@ -108,13 +108,18 @@ class DatabaseServer(Server):
 
     @classmethod
     @abstractmethod
-    def end_other_sessions(cls, cursor: Any, database: str) -> None:
-        """End all sessions of a database but the cursor's own."""
+    def end_other_sessions(cls, cursor: Any, database: str) -> int:
+        """End all sessions of a database but the cursor's own. Return how many there were."""
 
     @classmethod
     @abstractmethod
     def create_database(cls, cursor: Any, database: str) -> None:
         """Create a database unless it exists."""
+
+    @classmethod
+    @abstractmethod
+    def copy_database(cls, cursor: Any, source: str, target: str) -> None:
+        """Create a database with the tables and rows of another."""
 
     @classmethod
     @abstractmethod
@@ -201,15 +206,20 @@ class PostgreSQL(DatabaseServer):
             yield connection.cursor()
 
     @classmethod
-    def end_other_sessions(cls, cursor: Any, database: str) -> None:
+    def end_other_sessions(cls, cursor: Any, database: str) -> int:
         sessions = "pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
         cursor.execute(f"SELECT pg_terminate_backend(pid) FROM {sessions}", [database])
+        return len(cursor.fetchall())
 
     @classmethod
     def create_database(cls, cursor: Any, database: str) -> None:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
         if not cursor.fetchone():
             cursor.execute(f"CREATE DATABASE {database}")
+
+    @classmethod
+    def copy_database(cls, cursor: Any, source: str, target: str) -> None:
+        cursor.execute(f"CREATE DATABASE {target} TEMPLATE {source}")
 
     @classmethod
     def drop_database(cls, cursor: Any, database: str) -> None:

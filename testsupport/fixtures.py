@@ -23,7 +23,7 @@ from testsupport.processes import RunFolder
 from testsupport.rabbitmq import RabbitMQ
 from testsupport.recovery_rounds import RecoveryRounds
 from testsupport.services import Redis, Unavailable, missing_server, run_folder
-from testsupport.v03_versions import HISTORY, V03Project, install, other_database
+from testsupport.v03_versions import History, V03Project, install
 
 SERVERS = list(DATABASE_SERVERS)
 
@@ -179,10 +179,17 @@ def v03_package() -> Path:
     return install(run_folder())
 
 
+@pytest.fixture(scope="session")
+def v03_history(v03_package: Path, django_db_setup: None, django_db_blocker: Any) -> Iterator[History]:
+    """Use django-mass-migration on each database, once in each worker of pytest-xdist."""
+    history = History(v03_package)
+    yield history
+    with django_db_blocker.unblock():
+        history.drop()
+
+
 @pytest.fixture
-def v03_project(db_alias: str, v03_package: Path) -> Iterator[V03Project]:
+def v03_project(db_alias: str, v03_history: History) -> Iterator[V03Project]:
     """Return a project set up and used with django-mass-migration, in a database of its own that `db_alias` names."""
-    with other_database(db_alias):
-        project = V03Project(db_alias, v03_package)
-        project.run_old("set_up", *HISTORY)
+    with v03_history.project(db_alias) as project:
         yield project

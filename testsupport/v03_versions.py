@@ -104,16 +104,54 @@ class V03Project:
         return done
 
 
+class History:
+    """Databases in which `HISTORY` was launched with django-mass-migration: made once, and copied for each test."""
+
+    def __init__(self, package: Path) -> None:
+        self._package = package
+        self._names: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def project(self, alias: str) -> Iterator[V03Project]:
+        """Return the project in a copy, to which the alias is connected until the block ends."""
+        project = V03Project(alias, self._package)
+        if alias not in self._names:
+            with _renamed(alias, "history") as name:
+                databases.create_empty(alias)
+                project.run_old("set_up", *HISTORY)
+                self._names[alias] = name
+        with other_database(alias, copy_of=self._names[alias]):
+            yield project
+
+    def drop(self) -> None:
+        for alias in self._names:
+            with _renamed(alias, "history"):
+                databases.drop(alias)
+
+
 @contextlib.contextmanager
-def other_database(alias: str) -> Iterator[None]:
-    """Connect an alias to an empty database of its own until the block ends."""
+def other_database(alias: str, *, copy_of: str = "") -> Iterator[None]:
+    """Connect an alias to a database of its own until the block ends: an empty one, or a copy of another."""
+    with _renamed(alias, "v03"):
+        try:
+            if copy_of:
+                databases.create_copy(alias, copy_of)
+            else:
+                databases.create_empty(alias)
+            yield
+        finally:
+            databases.drop(alias)
+
+
+@contextlib.contextmanager
+def _renamed(alias: str, suffix: str) -> Iterator[str]:
+    """Let an alias stand for a database with another name, which may not exist yet, until the block ends."""
     given = connections.databases[alias]
     name = str(given["NAME"])
     connections[alias].close()
-    given["NAME"] = name.replace(DATABASE_NAME, f"{DATABASE_NAME}_v03")
+    given["NAME"] = name.replace(DATABASE_NAME, f"{DATABASE_NAME}_{suffix}")
     try:
-        databases.create_empty(alias)
-        yield
+        yield given["NAME"]
     finally:
-        databases.drop(alias)
+        connections[alias].close()
         given["NAME"] = name
