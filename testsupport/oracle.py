@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from django.db import connections
 from django.db.models import Sum
 
 from massmigration.models import Event, FailedObject, ShardRecord
 from testsupport.testapp.models import Call, Item
 
+MANY = 1_000
+
 
 def make_items(db_alias: str, count: int) -> None:
-    Item.objects.using(db_alias).bulk_create(Item(name=f"Item {number}") for number in range(count))
+    """Create items with the names "Item 0", "Item 1" and so on."""
+    items = Item.objects.using(db_alias)
+    if count <= MANY:
+        items.bulk_create(Item(name=f"Item {number}") for number in range(count))
+        return
+    first = items.create(name="Item 0")
+    connection = connections[db_alias]
+    table, name = Item._meta.db_table, connection.ops.quote_name("name")
+    columns = ", ".join(connection.ops.quote_name(field.column) for field in Item._meta.fields[2:])
+    numbered = "CONCAT('Item ', i)" if db_alias in ("mariadb", "mysql") else "'Item ' || i"
+    digits = " UNION ALL ".join(f"SELECT {digit} AS d" for digit in range(10))
+    places = range(len(str(count - 1)))
+    value = " + ".join(f"{10**place} * d{place}.d" for place in places)
+    numbers = f"SELECT {value} AS i FROM {', '.join(f'({digits}) d{place}' for place in places)}"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} ({name}, {columns}) SELECT {numbered}, {columns} FROM ({numbers}) numbers, {table} "
+            f"WHERE {table}.id = {first.pk} AND i BETWEEN 1 AND {count - 1} ORDER BY i"
+        )
 
 
 def counts(db_alias: str) -> list[int]:

@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROWS = 50_000
 INSIDE = 5
+LARGE = 2_000
+"""So many rows make a batch when it does not pause any more."""
 
 
 def assert_exactly_once(db_alias):
@@ -67,7 +69,7 @@ def kill_rider(fleet, rng):
 def test_kills_lose_and_repeat_nothing(
     server_alias, redis_url, queue, workers, until_inside, then, rng, record_property
 ):
-    with workers(server_alias, redis_url) as fleet:
+    with workers(server_alias, redis_url, MAX_SET_SIZE=LARGE) as fleet:
         fleet.start(4, pause=PAUSE)
         launch(fleet, ROWS)
         while fleet.kills_inside < INSIDE:
@@ -99,7 +101,7 @@ def test_kills_lose_and_repeat_nothing(
 )
 def test_a_worker_that_is_asked_to_stop_ends_its_job_after_the_batch(server_alias, redis_url, queue, workers):
     queue = queue_of(queue.connection)
-    with workers(server_alias, redis_url, SHARDS=1, JOB_DURATION=600) as fleet:
+    with workers(server_alias, redis_url, SHARDS=1, JOB_DURATION=600, MAX_SET_SIZE=LARGE) as fleet:
         (worker,) = fleet.start(pause=PAUSE)
         launch(fleet, ROWS)
         wait_until(fleet.done, timeout=SLOW)
