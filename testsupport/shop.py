@@ -95,14 +95,15 @@ class Shop:
 
     def fill_many(self, count):
         """Insert rows with the keys 1 to `count`, by one statement."""
-        numbers = (
-            f"(SELECT g AS k FROM generate_series(1, {count}) g) x"
-            if self.is_postgresql
-            else f"(SELECT seq AS k FROM seq_1_to_{count}) x"
-        )
+        numbers = {
+            "postgresql": f"(SELECT g AS k FROM generate_series(1, {count}) g)",
+            "mariadb": f"(SELECT seq AS k FROM seq_1_to_{count})",
+            "mysql": f"(WITH RECURSIVE n (k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < {count}) "
+            f"SELECT /*+ SET_VAR(cte_max_recursion_depth = {count}) */ k FROM n)",
+        }
         self.execute(
             "INSERT INTO campaign (id, name, objective, description, budget, data) "
-            f"SELECT k, CONCAT('name ', k), 'o', 'd', 3, '{{}}' FROM {numbers}"
+            f"SELECT k, CONCAT('name ', k), 'o', 'd', 3, '{{}}' FROM {numbers[self.db_alias]} x"
         )
 
     def model(self, name="Campaign"):

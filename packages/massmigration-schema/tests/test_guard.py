@@ -227,7 +227,10 @@ MARIADB = {
         "Table 'campaign' is system-versioned, which an online change does not support yet.",
     ),
     "online.self_reference": (
-        ["ALTER TABLE campaign ADD CONSTRAINT itself FOREIGN KEY (id) REFERENCES campaign (id)"],
+        [
+            "ALTER TABLE campaign ADD COLUMN parent integer NULL",
+            "ALTER TABLE campaign ADD CONSTRAINT itself FOREIGN KEY (parent) REFERENCES campaign (id)",
+        ],
         "Table 'campaign' refers to itself (itself), which an online change does not support yet.",
     ),
     "online.foreign_keys": (
@@ -263,7 +266,18 @@ MARIADB = {
 }
 
 
-TABLES = {"postgresql": POSTGRESQL, "mariadb": MARIADB}
+MYSQL = {
+    **{case: MARIADB[case] for case in MARIADB if case not in ("online.engine", "online.versioned")},
+    "online.engine": (
+        [
+            "DROP TABLE shop_note",
+            "DROP TABLE campaign",
+            "CREATE TABLE campaign (id int AUTO_INCREMENT PRIMARY KEY) ENGINE = MyISAM",
+        ],
+        "Table 'campaign' has the storage engine MyISAM, which an online change does not support yet.",
+    ),
+}
+TABLES = {"postgresql": POSTGRESQL, "mariadb": MARIADB, "mysql": MYSQL}
 
 
 @pytest.mark.parametrize(
@@ -377,28 +391,38 @@ def test_missing_privileges_are_named(shop, poor):
         if shop.is_postgresql
         else "ALTER, CREATE, DELETE, DROP, INDEX, TRIGGER, UPDATE"
     )
+    if shop.db_alias == "mysql":  # which has a binary log in the tests
+        listed += ", SUPER (or log_bin_trust_function_creators = 1)"
     assert [str(each) for each in found] == [f"The database user lacks {listed}. Grant it, and try again."]
 
 
-@pytest.mark.parametrize("server_alias", ["mariadb"], indirect=True)
+def settings(*, binlog_format="ROW", trusts="ON"):
+    """Return a query whose answer is that of a server with these settings."""
+    return (
+        f"SELECT 'log_bin', 'ON' UNION SELECT 'binlog_format', '{binlog_format}' "
+        f"UNION SELECT 'log_bin_trust_function_creators', '{trusts}' UNION SELECT 'sql_mode', 'STRICT_ALL_TABLES'"
+    )
+
+
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
 def test_a_server_that_trusts_no_trigger_is_named(shop, poor, monkeypatch):
-    monkeypatch.setattr(mysql_catalog, "SERVER", "SELECT 1, 'ROW', 0, 'STRICT_ALL_TABLES'")
+    monkeypatch.setattr(mysql_catalog, "SETTINGS", settings(trusts="OFF"))
 
     (found,) = shop.catalog.refusals("campaign")
 
     assert "TRIGGER, UPDATE, SUPER (or log_bin_trust_function_creators = 1). Grant it" in str(found)
 
 
-@pytest.mark.parametrize("server_alias", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
 def test_a_log_of_statements_is_refused(shop, monkeypatch):
-    monkeypatch.setattr(mysql_catalog, "SERVER", "SELECT 1, 'STATEMENT', 1, 'STRICT_ALL_TABLES'")
+    monkeypatch.setattr(mysql_catalog, "SETTINGS", settings(binlog_format="STATEMENT"))
 
     assert texts(shop, LIKES) == {
         "online.binlog": "binlog_format is STATEMENT; allowed: ROW, MIXED. Statements skip locked rows."
     }
 
 
-@pytest.mark.parametrize("server_alias", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
 @pytest.mark.parametrize("place", ["FROM", "TO"])
 def test_a_foreign_key_to_or_from_another_database_is_refused(shop, place):
     other = f"massmigration_other_{os.getpid()}"

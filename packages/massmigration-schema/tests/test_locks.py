@@ -30,19 +30,18 @@ def test_a_free_table_is_altered_at_the_first_try(shop):
 
 
 def test_a_transaction_that_has_read_the_table_is_waited_for(shop):
-    tries = []
+    pauses = []
 
     with Reader(shop.db_alias) as reader:
 
-        def call():
-            tries.append(1)
-            if len(tries) == 3:
+        def sleep(seconds):
+            pauses.append(seconds)
+            if len(pauses) == 3:
                 reader.end()
-            shop.execute(ALTER)
 
-        patient(shop, call)
+        patient(shop, lambda: shop.execute(ALTER), sleep=sleep)
 
-    assert len(tries) >= 3
+    assert len(pauses) >= 3
     assert "extra" in columns(shop)
 
 
@@ -77,10 +76,48 @@ def test_an_old_transaction_is_named(shop):
     assert str(found).startswith(f"session {found.session} of {found.user}, open for ")
 
 
+@pytest.mark.parametrize("server_alias", ["mysql"], indirect=True)
+def test_an_old_transaction_on_a_table_that_a_foreign_key_connects_is_named(shop):
+    with Reader(shop.db_alias, "shop_note"):
+        (found,) = blocker_of(shop, shop.dialect.lock(shop.db_alias))
+
+    assert found.user
+
+
+@pytest.mark.parametrize("server_alias", ["postgresql", "mysql"], indirect=True)  # MariaDB tells with a plugin only
+def test_an_old_transaction_on_another_table_is_not_in_the_way(shop):
+    lock = shop.dialect.lock(shop.db_alias)
+
+    with Reader(shop.db_alias, "django_migrations"), Reader(shop.db_alias):
+        found = blocker_of(shop, lock)
+
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("server_alias", ["mysql"], indirect=True)
+def test_without_the_schema_of_locks_every_old_transaction_is_named(shop):
+    lock = shop.dialect.lock(shop.db_alias)
+
+    def deny(execute, sql, params, many, context):
+        if "performance_schema" in sql:
+            raise OperationalError(1142, "SELECT command denied")
+        return execute(sql, params, many, context)
+
+    # In another time zone than the server.
+    shop.execute("SET SESSION time_zone = '-07:00'")
+    with Reader(shop.db_alias, "django_migrations"), shop.connection.execute_wrapper(deny):
+        (found,) = blocker_of(shop, lock)
+
+    assert dt.timedelta(seconds=1) < found.age < dt.timedelta(hours=1)
+    assert "of an unknown user" in str(found)
+
+
 def test_no_try_is_made_that_would_wait_for_an_old_transaction():
     calls = []
 
     class Lock:
+        has_quick_tries = True
+
         def attempt(self, call, *, is_quick, max_stall):
             calls.append(is_quick)
             raise OperationalError(1205, "Lock wait timeout exceeded")
@@ -103,6 +140,8 @@ def test_no_try_is_made_that_would_wait_for_an_old_transaction():
 
 def test_who_is_in_the_way_is_named_in_the_message():
     class Lock:
+        has_quick_tries = True
+
         def attempt(self, call, *, is_quick, max_stall):
             raise OperationalError(1205, "Lock wait timeout exceeded")
 
@@ -150,7 +189,9 @@ def test_a_try_waits_for_a_short_time_only(shop):
     ((quick,),) = lock.attempt(lambda: shop.execute(variable), is_quick=True, max_stall=SECOND)
     ((slow,),) = lock.attempt(lambda: shop.execute(variable), is_quick=False, max_stall=SECOND)
 
-    assert (quick, slow) == (("50ms", "250ms") if shop.is_postgresql else (0, 1))
+    # MySQL has no zero.
+    assert (quick, slow) == {"postgresql": ("50ms", "250ms"), "mariadb": (0, 1), "mysql": (1, 1)}[shop.db_alias]
+    assert lock.has_quick_tries is (quick != slow)
 
 
 def test_asking_who_is_in_the_way_does_not_read_the_table(shop):

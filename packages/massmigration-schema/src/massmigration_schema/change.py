@@ -197,8 +197,8 @@ class SchemaChange(BaseMigration):
                 "online.differences",
                 f"Verification found {change.differences_left or change.differences} rows that differ; allowed: "
                 f"{self.online.max_differences}, and none after their repair. Something writes past the triggers, such "
-                "as TRUNCATE on MariaDB, or the copy is wrong. Find out what it was, abort the change, and start it "
-                "again.",
+                "as TRUNCATE on MariaDB and MySQL, or the copy is wrong. Find out what it was, abort the change, and "
+                "start it again.",
             )
         ledger.record_verified(db_alias, self.key)
 

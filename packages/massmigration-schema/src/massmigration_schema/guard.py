@@ -37,6 +37,7 @@ def refusals(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> l
         )
     found += _space(table, catalog)
     if derivation.plan is not None:
+        found += catalog.refusals_of(derivation)
         found += _taken(derivation, dialect, db_alias)
     expected = catalog.expected(derivation.app_label, model, derivation.before)
     return [*found, *_drift(table, definition, expected)]

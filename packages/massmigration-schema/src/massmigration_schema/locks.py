@@ -54,6 +54,9 @@ class LockLimits:
 class TableLock(Protocol):
     """The lock of a whole table, as each database implements it."""
 
+    has_quick_tries: bool
+    """Whether a try can give up without waiting: others would wait behind it."""
+
     def attempt(self, call: Callable[[], Answer], *, is_quick: bool, max_stall: dt.timedelta) -> Answer:
         """Call something that needs the table's lock. Raise a transient error if the lock is not granted in time."""
 
@@ -77,13 +80,13 @@ def patiently(
 ) -> Answer:
     """Call something that needs the lock of the whole table until the lock is granted. Raise `LockNotGranted`.
 
-    The first tries practically do not wait. Later ones wait for `limits.max_stall` at most, and are not made at all
-    while a transaction is open that they would most likely wait for.
+    The first tries practically do not wait, where the database can do that. The others wait for `limits.max_stall` at
+    most, and are not made at all while a transaction is open that they would most likely wait for.
     """
     until = time.monotonic() + limits.patience.total_seconds()
     tries = 0
     while True:
-        is_quick = tries < QUICK_TRIES
+        is_quick = lock.has_quick_tries and tries < QUICK_TRIES
         tries += 1
         if is_quick or not lock.blockers(table):
             try:

@@ -40,7 +40,11 @@ DRIFT = {
     "missing_column": "ALTER TABLE campaign DROP COLUMN description",
     "extra_column": "ALTER TABLE campaign ADD COLUMN extra integer",
     "type": "ALTER TABLE campaign {} name {}",
-    "missing_index": {"postgresql": "DROP INDEX campaign_start", "mariadb": "DROP INDEX campaign_start ON campaign"},
+    "missing_index": {
+        "postgresql": "DROP INDEX campaign_start",
+        "mariadb": "DROP INDEX campaign_start ON campaign",
+        "mysql": "DROP INDEX campaign_start ON campaign",
+    },
     "extra_index": "CREATE INDEX extra ON campaign (budget)",
     "extra_constraint": "ALTER TABLE campaign ADD CONSTRAINT extra CHECK (budget > 0)",
     "default": "ALTER TABLE campaign ALTER COLUMN budget SET DEFAULT 3",
@@ -119,3 +123,35 @@ def test_rows_are_counted_up_to_a_limit(shop):
 
     assert shop.catalog.has_at_most("campaign", 3)
     assert not shop.catalog.has_at_most("campaign", 2)
+
+
+MYSQL_ONLY = {
+    "an index of an expression": (
+        "CREATE INDEX by_length ON campaign ((LENGTH(name)))",
+        "extra_index",
+        "(length(`name`))",
+    ),
+    "a check that is not enforced": (
+        "ALTER TABLE campaign ADD CONSTRAINT extra CHECK (budget > 0) NOT ENFORCED",
+        "extra_constraint",
+        "NOT ENFORCED",
+    ),
+    "a default": ("ALTER TABLE campaign ALTER COLUMN post SET DEFAULT 'NULL'", "default", "'NULL'"),
+    "a default that is an expression": (
+        "ALTER TABLE campaign ALTER COLUMN post SET DEFAULT (CONCAT('a', 'b'))",
+        "default",
+        "(concat(",
+    ),
+}
+
+
+@pytest.mark.parametrize("server_alias", ["mysql"], indirect=True)
+@pytest.mark.parametrize(("sql", "code", "text"), MYSQL_ONLY.values(), ids=MYSQL_ONLY)
+def test_what_mysql_alone_has_is_found(shop, sql, code, text):
+    before = shop.definition()
+
+    shop.execute(sql)
+
+    (found,) = differences(shop.definition(), before)
+    assert found.code == code
+    assert text in found.found

@@ -82,6 +82,24 @@ def test_the_statements_that_were_tried_name_the_table(shop):
     assert found.statements == ["ALTER TABLE `campaign` ADD COLUMN `likes` integer NULL"]
 
 
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
+def test_a_check_is_removed_and_made_again_under_its_own_name(shop):
+    shop.migrate(migrations.AddConstraint("campaign", check("positive", models.Q(budget__gte=0))))
+    operations = [
+        migrations.RemoveConstraint("campaign", "positive"),
+        migrations.AddConstraint("campaign", check("positive", models.Q(budget__gte=1))),
+    ]
+
+    removed, added = shop.dialect.costs(shop.derive(*operations), shop.db_alias)
+
+    assert (removed.cost, added.cost) == (INSTANT, COPY)
+    assert removed.statements == [
+        shop.connection.schema_editor().sql_delete_check % {"table": "`campaign`", "name": "`positive`"}
+    ]
+    assert added.statements[0].startswith("ALTER TABLE `campaign` ADD CONSTRAINT `positive` CHECK (")
+    assert list(shop.catalog.checks("campaign")) == (["positive"] if shop.db_alias == "mysql" else ["data", "positive"])
+
+
 @pytest.mark.parametrize("cost", Cost)
 def test_each_cost_has_a_meaning(cost):
     assert cost.meaning.startswith(("instant", "in place", "blocks", "copies"))

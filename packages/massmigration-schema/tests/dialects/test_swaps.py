@@ -6,7 +6,7 @@ from django.db import DatabaseError, IntegrityError, connections, migrations, mo
 from massmigration_schema.definition import differences
 from massmigration_schema.exceptions import ConflictsLeft, LockNotGranted, Refused
 from massmigration_schema.locks import LockLimits
-from testsupport.shop import Change, Reader
+from testsupport.shop import TABLES, Change, Reader, check
 
 LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
 RENAME = migrations.RenameField("campaign", "description", "about")
@@ -56,6 +56,8 @@ OPERATIONS = {
         )
     ],
     "rename a foreign key": [migrations.RenameField("campaign", "account", "owner")],
+    "a positive number": [migrations.AddField("campaign", "count", models.PositiveIntegerField(default=7))],
+    "a check": [migrations.AddConstraint("campaign", check("positive", models.Q(budget__gte=0)))],
 }
 
 
@@ -70,11 +72,37 @@ def test_the_table_is_what_a_plain_migrate_would_have_made(filled, operations):
     found, note = filled.definition(), filled.definition("shop_note")
     filled.drop()
     filled.state = type(filled.state)()
-    from testsupport.shop import TABLES
-
     filled.migrate(*TABLES)
     assert differences(found, plain_definition(filled, operations)) == []
     assert differences(note, before) == []
+
+
+OF_CHECKS = {
+    "removed": [migrations.RemoveConstraint("campaign", "positive")],
+    "of a column that is renamed": [migrations.RenameField("campaign", "likes", "hearts")],
+    "of a column that gets another type": [
+        migrations.AlterField("campaign", "likes", models.PositiveBigIntegerField(default=7))
+    ],
+    "of a column that is removed": [migrations.RemoveField("campaign", "likes")],
+}
+
+
+@pytest.mark.parametrize("operations", OF_CHECKS.values(), ids=OF_CHECKS)
+def test_a_check_becomes_what_a_plain_migrate_makes_of_it(filled, operations):
+    existing = [migrations.AddField("campaign", "likes", models.PositiveIntegerField(default=7))]
+    if "positive" in str(operations[0].deconstruct()):
+        existing.append(migrations.AddConstraint("campaign", check("positive", models.Q(budget__gte=0))))
+    filled.migrate(*existing)
+    change = prepared(filled, *operations)
+
+    swap(change)
+    change.swap.cleanup()
+
+    found = filled.definition()
+    filled.drop()
+    filled.state = type(filled.state)()
+    filled.migrate(*TABLES, *existing)
+    assert differences(found, plain_definition(filled, operations)) == []
 
 
 def test_rows_keys_and_children_are_in_place(filled):
@@ -177,6 +205,38 @@ def test_triggers_that_are_strict_become_lenient_again_if_the_swap_is_given_up(f
 
     assert seen == [["upd", "ins"]]
     assert change.tables.trigger_texts() == before
+
+
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
+def test_there_is_no_moment_without_triggers(filled):
+    change = prepared(filled, UNIQUE)
+    before = change.tables.trigger_texts()
+    missing = []
+
+    def look(execute, sql, params, many, context):
+        answer = execute(sql, params, many, context)
+        if "TRIGGER" in sql:
+            missing.append(before.keys() - filled.definition().triggers.keys())
+        return answer
+
+    with connections[filled.db_alias].execute_wrapper(look):
+        change.tables.make_strict()
+        change.tables.make_lenient()
+
+    assert missing == [set()] * 4
+    assert change.tables.trigger_texts() == before
+
+
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
+def test_an_abort_in_the_middle_of_a_swap_leaves_nothing(filled):
+    before = filled.definition()
+    change = prepared(filled, UNIQUE)
+    change.tables.make_strict()
+
+    change.swap.abort()
+
+    assert filled.definition() == before
+    assert filled.catalog.orphans() == []
 
 
 def test_an_abort_leaves_nothing(filled):

@@ -95,6 +95,10 @@ class Catalog(Statements, ABC):
     def refusals(self, table: str) -> list[Refused]:
         """Return the reasons in the catalog why the table cannot be copied and swapped."""
 
+    def refusals_of(self, derivation: Derivation) -> list[Refused]:
+        """Return the reasons in the catalog why the table cannot be changed in this way."""
+        return []
+
     @abstractmethod
     def orphans(self) -> list[Orphan]:
         """Return everything in the database that has a name which this package gives."""

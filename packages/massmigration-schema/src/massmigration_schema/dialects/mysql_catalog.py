@@ -1,17 +1,20 @@
-"""`MySQLCatalog`: definitions of tables as the information schema of MySQL and MariaDB has them."""
+"""`BaseMySQLCatalog`: definitions of tables as the information schema of MySQL and MariaDB has them."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+from abc import abstractmethod
 from collections import defaultdict
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import DatabaseError
 from django.db.models import Model
 
 from massmigration_schema.definition import ColumnDefinition, TableDefinition
 from massmigration_schema.dialects.base import Catalog, Orphan, constrained_foreign_keys
+from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.dialects.mysql_editor import OtherTableGuard, shadow_editor, without_checks
 from massmigration_schema.exceptions import Refused
 from massmigration_schema.states import with_table
@@ -22,14 +25,8 @@ COLUMNS = """
     FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s ORDER BY ordinal_position
 """
 INDEXES = """
-    SELECT index_name, non_unique, index_type, column_name, sub_part, collation FROM information_schema.statistics
+    SELECT index_name, non_unique, index_type, {}, sub_part, collation FROM information_schema.statistics
     WHERE table_schema = DATABASE() AND table_name = %s ORDER BY index_name, seq_in_index
-"""
-CHECKS = """
-    SELECT c.constraint_name, c.check_clause FROM information_schema.check_constraints c
-    JOIN information_schema.table_constraints t ON t.constraint_schema = c.constraint_schema
-        AND t.constraint_name = c.constraint_name {}
-    WHERE t.table_schema = DATABASE() AND t.table_name = %s AND t.constraint_type = 'CHECK' ORDER BY 1
 """
 FOREIGN_KEYS = """
     SELECT k.table_name, k.constraint_name, k.column_name, k.referenced_table_name, k.referenced_column_name,
@@ -48,15 +45,11 @@ OPTIONS = """
     SELECT engine, table_collation, table_comment, row_format, create_options, table_type
     FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s
 """
-NEEDED = ("ALTER", "CREATE", "DELETE", "DROP", "INDEX", "INSERT", "SELECT", "TRIGGER", "UPDATE")
-PRIVILEGES = """
-    SELECT privilege_type FROM information_schema.user_privileges WHERE grantee = {who}
-    UNION SELECT privilege_type FROM information_schema.schema_privileges
-        WHERE grantee = {who} AND DATABASE() LIKE table_schema
-    UNION SELECT privilege_type FROM information_schema.table_privileges
-        WHERE grantee = {who} AND table_schema = DATABASE() AND table_name = %s
+SETTINGS = """
+    SHOW SESSION VARIABLES WHERE variable_name IN ('log_bin', 'binlog_format', 'log_bin_trust_function_creators',
+        'sql_mode')
 """
-WHO = "CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')"
+NEEDED = ("ALTER", "CREATE", "DELETE", "DROP", "INDEX", "INSERT", "SELECT", "TRIGGER", "UPDATE")
 MAX_FOREIGN_KEY = 61
 """The longest name of a foreign key that can be given a suffix."""
 
@@ -72,27 +65,29 @@ DISKS = """
     SELECT Available * 1024 FROM information_schema.disks WHERE @@datadir LIKE CONCAT(Path, '%%')
     ORDER BY LENGTH(Path) DESC LIMIT 1
 """
-SERVER = "SELECT @@log_bin, @@binlog_format, @@log_bin_trust_function_creators, @@sql_mode"
 
 CHECKED = frozenset({"RESTRICT", "NO ACTION"})
 """Actions of foreign keys that only refuse."""
 
 
-class MySQLCatalog(Catalog):
+class BaseMySQLCatalog(Catalog):
     """The catalog of MySQL, and of MariaDB."""
+
+    title: ClassVar[str]
+    oldest: ClassVar[tuple[int, ...]]
+    """The oldest version of the server on which tables can be changed."""
+
+    part_of_index: ClassVar[str]
+    """The expression of a column's name, or of the expression in place of a column, in the list of indexes."""
 
     def read(self, table: str) -> TableDefinition | None:
         found = self.rows(OPTIONS, [table])
         if not found:
             return None
         constraints, indexes = self._indexes(table)
-        on_table = "" if not self._is_mariadb else "AND t.table_name = c.table_name"
         return TableDefinition(
             columns=self._columns(table),
-            constraints={
-                **constraints,
-                **{name: f"CHECK ({clause})" for name, clause in self.rows(CHECKS.format(on_table), [table])},
-            },
+            constraints={**constraints, **self.checks(table)},
             indexes=indexes,
             foreign_keys={
                 name: text for child, name, text, _ in self.foreign_keys("k.table_name", table) if child == table
@@ -106,19 +101,25 @@ class MySQLCatalog(Catalog):
             options=_options(*found[0]),
         )
 
-    @property
-    def _is_mariadb(self) -> bool:
-        connection: Any = self.connection
-        return bool(connection.mysql_is_mariadb)
+    @abstractmethod
+    def checks(self, table: str) -> dict[str, str]:
+        """Return the check constraints of a table, by name."""
+
+    @abstractmethod
+    def default_of(self, default: str | None, extra: str, *, is_nullable: bool) -> str:
+        """Return the default of a column as the catalog has it, or an empty string."""
+
+    def check_names(self) -> CheckNames:
+        """Return the names of check constraints on a table that has been made for a question."""
+        return CheckNames()
 
     def _columns(self, table: str) -> dict[str, ColumnDefinition]:
         found = {}
         for name, kind, is_nullable, default, extra, expression, collation, comment in self.rows(COLUMNS, [table]):
-            has_default = default is not None and not (is_nullable == "YES" and default == "NULL")
             found[name] = ColumnDefinition(
                 type=str(kind),
                 is_nullable=is_nullable == "YES",
-                default=str(default) if has_default else "",
+                default=self.default_of(default, extra, is_nullable=is_nullable == "YES"),
                 generated=f"{extra} {expression}" if expression else "",
                 identity="auto_increment" if "auto_increment" in extra.lower() else "",
                 collation=collation or "",
@@ -130,10 +131,10 @@ class MySQLCatalog(Catalog):
         """Return the primary key and the unique constraints, and the other indexes."""
         parts: dict[str, list[str]] = defaultdict(list)
         kinds: dict[str, tuple[bool, str]] = {}
-        for name, non_unique, kind, column, length, order in self.rows(INDEXES, [table]):
+        for name, non_unique, kind, column, length, order in self.rows(INDEXES.format(self.part_of_index), [table]):
             kinds[name] = not int(non_unique), kind
             limit = f"({length})" if length else ""
-            parts[name].append(f"{column or '<expression>'}{limit}{' DESC' if order == 'D' else ''}")
+            parts[name].append(f"{column}{limit}{' DESC' if order == 'D' else ''}")
         constraints, indexes = {}, {}
         for name, (is_unique, kind) in kinds.items():
             listed = f"({', '.join(parts[name])})"
@@ -159,15 +160,17 @@ class MySQLCatalog(Catalog):
         clone = renamed.apps.get_model(app_label, model._meta.model_name)
         self.execute(f"DROP TABLE IF EXISTS {self.quote(name)}")
         try:
-            editor: Any = shadow_editor(self.connection, table, name)
+            checks = self.check_names()
+            editor: Any = shadow_editor(self.connection, table, name, checks)
             with editor(self.connection, atomic=False) as opened, OtherTableGuard(self.connection, name):
                 opened.create_model(clone)
                 opened.deferred_sql = [each for each in opened.deferred_sql if "FOREIGN KEY" not in str(each)]
-            found = self.read(name)
+            read = self.read(name)
         finally:
             self.execute(f"DROP TABLE IF EXISTS {self.quote(name)}")
-        assert found is not None
-        return self._with_foreign_keys(found, model)
+        assert read is not None
+        constraints = {checks.restored(each): text for each, text in read.constraints.items()}
+        return self._with_foreign_keys(dataclasses.replace(read, constraints=constraints), model)
 
     def _with_foreign_keys(self, found: TableDefinition, model: type[Model]) -> TableDefinition:
         """Return the definition with the model's foreign keys, and the indexes that the server makes for them."""
@@ -193,7 +196,7 @@ class MySQLCatalog(Catalog):
         found = []
         for name, table in self.rows(
             "SELECT trigger_name, event_object_table FROM information_schema.triggers WHERE trigger_schema = "
-            "DATABASE() AND trigger_name REGEXP '^mm_[0-9a-f]{6}_(del|upd|ins)_' ORDER BY 1"
+            "DATABASE() AND trigger_name REGEXP '^mm_[0-9a-f]{6}_(strict_)?(del|upd|ins)_' ORDER BY 1"
         ):
             found.append(Orphan(kind="trigger", name=name, table=table, tag=name.split("_")[1]))
         for (name,) in self.rows(
@@ -235,8 +238,6 @@ class MySQLCatalog(Catalog):
             refuse(
                 "online.long_name", f"has foreign keys with more than {MAX_FOREIGN_KEY} characters ({', '.join(long)})"
             )
-        if not self._is_mariadb:
-            refuse("online.database", "is on MySQL")
         itself = [name for child, name, _, target in self.foreign_keys("k.table_name", table) if child == target]
         if itself:
             refuse("online.self_reference", f"refers to itself ({', '.join(itself)})")
@@ -249,7 +250,7 @@ class MySQLCatalog(Catalog):
             refuse("online.foreign_keys", f"has foreign keys with an action ({', '.join(actions)})")
         if others := [name for (name,) in self.rows(FOREIGN, [table, table])]:
             refuse("online.dependents", f"has foreign keys from or to another database ({', '.join(others)})")
-        return [*found, *self._server_refusals(table)]
+        return [*found, *self.server_refusals(table)]
 
     def size(self, table: str) -> int:
         sql = "SELECT data_length + index_length FROM information_schema.tables WHERE table_schema = DATABASE() "
@@ -260,10 +261,17 @@ class MySQLCatalog(Catalog):
             return int(self.value(DISKS))
         return None
 
-    def _server_refusals(self, table: str) -> list[Refused]:
-        found = []
-        log, kind, trusts, mode = self.rows(SERVER)[0]
-        if log and kind == "STATEMENT":
+    def server_refusals(self, table: str) -> list[Refused]:
+        """Return the reasons in the server's version and settings, and in the user's privileges."""
+        connection: Any = self.connection
+        found, version = [], connection.mysql_version
+        if version < self.oldest:
+            here, oldest = (".".join(map(str, each)) for each in (version, self.oldest))
+            return [Refused("online.version", f"The server is {self.title} {here}; supported: {oldest} or newer.")]
+        settings = {str(name).lower(): str(value) for name, value in self.rows(SETTINGS)}
+        has_log, mode = settings["log_bin"] == "ON", settings["sql_mode"]
+        # A version without this setting logs rows.
+        if has_log and settings.get("binlog_format") == "STATEMENT":
             found.append(
                 Refused(
                     "online.binlog", "binlog_format is STATEMENT; allowed: ROW, MIXED. Statements skip locked rows."
@@ -277,15 +285,20 @@ class MySQLCatalog(Catalog):
                     "values that do not fit. Set it in OPTIONS of the database.",
                 )
             )
-        privileges = {str(each) for (each,) in self.rows(PRIVILEGES.format(who=WHO), [table])}
+        privileges = self.privileges(table)
         lacking = [each for each in NEEDED if each not in privileges]
-        if log and not trusts and "SUPER" not in privileges:
+        trusts = settings["log_bin_trust_function_creators"] == "ON"
+        if has_log and not trusts and "SUPER" not in privileges:
             lacking.append("SUPER (or log_bin_trust_function_creators = 1)")
         if lacking:
             found.append(
                 Refused("online.privileges", f"The database user lacks {', '.join(lacking)}. Grant it, and try again.")
             )
         return found
+
+    @abstractmethod
+    def privileges(self, table: str) -> set[str]:
+        """Return the user's privileges for a table."""
 
 
 def _options(engine: str, collation: str, comment: str, row_format: str, create: str, kind: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from django.db import DatabaseError
 from massmigration_schema.costs import Cost, OperationCost, steps
 from massmigration_schema.derivation import Derivation
 from massmigration_schema.dialects.base import Statements
+from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.dialects.mysql_editor import OtherTableGuard, shadow_editor
 from massmigration_schema.states import with_table, without_children
 
@@ -22,15 +23,10 @@ DROP_INDEX = re.compile(r"\s*DROP\s+INDEX\s+(?P<name>`[^`]+`)\s+ON\s+(?P<table>`
 ALGORITHMS = (("INSTANT", "", Cost.INSTANT), ("INPLACE", "NONE", Cost.IN_PLACE))
 
 
-def costs_on_mysql(derivation: Derivation, db_alias: str) -> list[OperationCost]:
-    """Return the cost of each operation."""
-    return _Trial(db_alias, derivation).costs()
-
-
-class _Trial(Statements):
+class BaseMySQLTrial(Statements):
     """A trial of the operations on an empty copy of the table, each with the cheapest algorithm that it allows."""
 
-    def __init__(self, db_alias: str, derivation: Derivation) -> None:
+    def __init__(self, derivation: Derivation, db_alias: str) -> None:
         super().__init__(db_alias)
         self._derivation = derivation
         self._table = derivation.old_model._meta.db_table
@@ -38,6 +34,7 @@ class _Trial(Statements):
         self._tried: list[tuple[str, Cost]] = []
 
     def costs(self) -> list[OperationCost]:
+        """Return the cost of each operation."""
         self.execute(f"DROP TABLE IF EXISTS {self.quote(self._clone)}")
         try:
             self.execute(f"CREATE TABLE {self.quote(self._clone)} LIKE {self.quote(self._table)}")
@@ -45,11 +42,16 @@ class _Trial(Statements):
         finally:
             self.execute(f"DROP TABLE IF EXISTS {self.quote(self._clone)}")
 
+    def check_names(self, table: str, clone: str) -> CheckNames:
+        """Return the names of the check constraints on the copy."""
+        return CheckNames()
+
     def _on_clone(self) -> list[OperationCost]:
         derivation, found = self._derivation, []
         state = without_children(derivation.before, derivation.app_label, derivation.model_name)
         state = with_table(state, derivation.app_label, derivation.model_name, self._clone)
-        editor: Any = shadow_editor(self.connection, self._table, self._clone)
+        checks = self.check_names(self._table, self._clone)
+        editor: Any = shadow_editor(self.connection, self._table, self._clone, checks)
         guard = OtherTableGuard(self.connection, self._clone, self._attempt)
         with guard:
             for step in steps(derivation, state):
@@ -63,7 +65,7 @@ class _Trial(Statements):
                     OperationCost(
                         description=step.operation.describe(),
                         cost=max((cost for _, cost in self._tried), default=Cost.INSTANT),
-                        statements=[sql.replace(self._clone, self._table) for sql, _ in self._tried],
+                        statements=[checks.restored(sql).replace(self._clone, self._table) for sql, _ in self._tried],
                     )
                 )
         return found

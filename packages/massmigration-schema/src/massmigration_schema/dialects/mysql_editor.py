@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.exceptions import Refused
 
 TABLE = re.compile(
@@ -22,10 +23,12 @@ FOREIGN_KEY = re.compile(r"\bFOREIGN KEY\b|\bCONSTRAINT `(?:[^`]|``)+` REFERENCE
 READS = re.compile(r"\s*(?:SELECT|SHOW|SET)\b", re.IGNORECASE)
 
 
-def shadow_editor(connection: BaseDatabaseWrapper, origin: str, shadow: str) -> Any:
+def shadow_editor(connection: BaseDatabaseWrapper, origin: str, shadow: str, checks: CheckNames) -> Any:
     """Return a class of schema editor that gives the shadow's indexes the names that the origin's have.
 
-    The names of indexes and of check and unique constraints are a table's own. Django makes them of the table's name.
+    The names of indexes and of unique constraints are a table's own. Django makes them of the table's name.
+
+    `checks`: the names of the shadow's check constraints.
     """
     base: Any = connection.SchemaEditorClass
 
@@ -33,8 +36,23 @@ def shadow_editor(connection: BaseDatabaseWrapper, origin: str, shadow: str) -> 
         name = origin if table_name == shadow else table_name
         return str(base._create_index_name(self, name, column_names, suffix))
 
-    # A foreign key in the statement that adds its column could not be left out.
-    changed = {"_create_index_name": _create_index_name, "sql_create_column_inline_fk": None}
+    def _check_sql(self: Any, name: str, check: Any) -> Any:
+        return base._check_sql(self, checks.created(name), check)
+
+    def _create_check_sql(self: Any, model: Any, name: str, check: Any) -> Any:
+        return base._create_check_sql(self, model, checks.created(name), check)
+
+    def _delete_check_sql(self: Any, model: Any, name: str) -> Any:
+        return base._delete_check_sql(self, model, checks.deleted(name))
+
+    changed = {
+        "_create_index_name": _create_index_name,
+        "_check_sql": _check_sql,
+        "_create_check_sql": _create_check_sql,
+        "_delete_check_sql": _delete_check_sql,
+        # A foreign key in the statement that adds its column could not be left out.
+        "sql_create_column_inline_fk": None,
+    }
     return type("ShadowEditor", (base,), changed)
 
 

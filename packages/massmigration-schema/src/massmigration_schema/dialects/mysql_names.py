@@ -6,9 +6,15 @@ from massmigration_schema.dialects.base import Statements
 from massmigration_schema.plan import ChangePlan
 
 MAX_NAME = 64
-MAX_STEM = 48
+MAX_STEM = 44
+"""So many characters of the table's name leave space for `_chk_` and a number, which MySQL adds for a check."""
+
 PREFIX = "mm_"
 """The beginning of the names of triggers."""
+
+EVENTS = ("del", "upd", "ins")
+STRICT_EVENTS = ("upd", "ins")
+"""The events whose rows may not fit the new table."""
 
 
 class MySQLNames(Statements):
@@ -16,6 +22,7 @@ class MySQLNames(Statements):
 
     def __init__(self, db_alias: str, plan: ChangePlan) -> None:
         super().__init__(db_alias)
+        self._tag = plan.tag
         stem = f"_{plan.table[:MAX_STEM]}"
         self.origin_name = plan.table
         self.shadow_name = f"{stem}_mmn_{plan.tag}"
@@ -25,7 +32,11 @@ class MySQLNames(Statements):
         self.shadow = self.quote(self.shadow_name)
         self.old = self.quote(self.old_name)
         self.log = self.quote(self.log_name)
-        self.triggers = {
-            event: f"{PREFIX}{plan.tag}_{event}_{plan.table}"[:MAX_NAME] for event in ("del", "upd", "ins")
-        }
+        self.triggers = {event: self._trigger(event) for event in EVENTS}
         """The names of the triggers by event, in the order in which they are made."""
+
+        self.refusing_triggers = {event: self._trigger(f"strict_{event}") for event in STRICT_EVENTS}
+        """The names, by event, of second triggers that refuse what does not fit. Only MySQL needs them."""
+
+    def _trigger(self, event: str) -> str:
+        return f"{PREFIX}{self._tag}_{event}_{self.origin_name}"[:MAX_NAME]

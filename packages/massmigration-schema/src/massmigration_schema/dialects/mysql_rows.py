@@ -1,11 +1,11 @@
-"""`MySQLRows`: statements that copy, resynchronize and compare rows on MySQL and MariaDB."""
+"""`BaseMySQLRows`: statements that copy, resynchronize and compare rows on MySQL and MariaDB."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import DatabaseError
 from django.db.models import QuerySet
@@ -20,22 +20,19 @@ INTEGERS = frozenset({"tinyint", "smallint", "mediumint", "int", "integer", "big
 TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"})
 
 
-class MySQLRows(RowSynchronizer):
+class BaseMySQLRows(RowSynchronizer):
     """The rows of one change on MySQL and MariaDB."""
+
+    shared_lock: ClassVar[str]
+    """The end of a SELECT that locks the rows of all its tables against changes.
+
+    With the rows of the new table locked, too, both tables are read as they are now, and not as they were before.
+    """
 
     def __init__(self, db_alias: str, plan: ChangePlan) -> None:
         super().__init__(db_alias, plan)
         self._names = MySQLNames(db_alias, plan)
         self._old_key, self._new_key = self.quote(plan.old_key), self.quote(plan.new_key)
-
-    @property
-    def _is_mariadb(self) -> bool:
-        connection: Any = self.connection
-        return bool(connection.mysql_is_mariadb)
-
-    def _shared(self, alias: str, suffix: str = "") -> str:
-        """Return the end of a SELECT that locks its rows of one table against changes."""
-        return f"LOCK IN SHARE MODE {suffix}" if self._is_mariadb else f"FOR SHARE OF {alias} {suffix}"
 
     def copy(self, queryset: QuerySet[Any]) -> None:
         names = self._names
@@ -46,7 +43,7 @@ class MySQLRows(RowSynchronizer):
         )
         self.execute(
             f"INSERT INTO {names.shadow} ({self.names}) SELECT {self.expressions('o')} {rows} "
-            f"{self._shared('o', 'SKIP LOCKED')}",
+            f"{self.shared_lock} SKIP LOCKED",
             params,
         )
         self.execute(
@@ -57,10 +54,10 @@ class MySQLRows(RowSynchronizer):
         names, old, new = self._names, self._old_key, self._new_key
         with self._short_waits():
             look = f"SELECT 1 FROM {names.origin} o WHERE o.{old} = %s "
-            if not self.rows(look + self._shared("o"), [key]):
+            if not self.rows(look + self.shared_lock, [key]):
                 self.rows(f"SELECT 1 FROM {names.shadow} WHERE {new} = %s FOR UPDATE", [key])
                 # The order of these two locks is the reverse of a writer's: do not wait for the second.
-                if not self.rows(look + self._shared("o", "NOWAIT"), [key]):
+                if not self.rows(f"{look}{self.shared_lock} NOWAIT", [key]):
                     self.execute(f"DELETE FROM {names.shadow} WHERE {new} = %s", [key])
                     return
             # In place where it is there: rows of other tables may refer to it.

@@ -9,7 +9,7 @@ from typing import Any
 from massmigration_schema.dialects.base import TableSwap
 from massmigration_schema.dialects.mysql_catalog import CHECKED, FOREIGN_KEYS, MAX_FOREIGN_KEY
 from massmigration_schema.dialects.mysql_editor import without_checks
-from massmigration_schema.dialects.mysql_tables import MySQLTables
+from massmigration_schema.dialects.mysql_tables import BaseMySQLTables
 from massmigration_schema.exceptions import Refused
 
 SUFFIX = "_mm"
@@ -21,7 +21,7 @@ IN_PLACE = "ALGORITHM=INPLACE, LOCK=NONE"
 class MySQLSwap(TableSwap):
     """The swap of one change on MySQL and MariaDB. Nothing of it is transactional: each method begins by looking."""
 
-    def __init__(self, tables: MySQLTables) -> None:
+    def __init__(self, tables: BaseMySQLTables) -> None:
         super().__init__(tables)
         self._tables = tables
         self._names = tables.names
@@ -62,7 +62,7 @@ class MySQLSwap(TableSwap):
                 if self.plan.is_lossy:
                     # From now on, a row that does not fit is refused, as after the swap. The statement waits for all
                     # transactions that have used the old triggers, so the number of entries is final after it.
-                    tables.replace_triggers(is_lenient=False, events=("upd", "ins"))
+                    tables.make_strict()
                 self.require_empty_log()
                 # Every parent is in the new table now, and stays there.
                 self._move_children(names.origin_name, names.shadow_name, temporary)
@@ -83,7 +83,7 @@ class MySQLSwap(TableSwap):
 
     def recover(self) -> None:
         self._move_children(self._names.shadow_name, self._names.origin_name, final)
-        self._tables.replace_triggers(is_lenient=True, events=self._tables.strict_events())
+        self._tables.make_lenient()
 
     def _foreign_keys(self, where: str, table: str) -> list[tuple[str, str, list[Any]]]:
         """Return table, name and parts of the foreign keys of a table, or to it."""

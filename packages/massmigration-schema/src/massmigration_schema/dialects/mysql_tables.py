@@ -1,27 +1,30 @@
-"""`MySQLTables`: statements that create and drop the tables and triggers of a change on MySQL and MariaDB."""
+"""`BaseMySQLTables`: statements that create and drop the tables and triggers of a change on MySQL and MariaDB."""
 
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from massmigration_schema.costs import steps
 from massmigration_schema.derivation import Derivation
 from massmigration_schema.dialects.base import TableBuilder
+from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.dialects.mysql_editor import OtherTableGuard, shadow_editor, without_checks
-from massmigration_schema.dialects.mysql_lock import MySQLLock
-from massmigration_schema.dialects.mysql_names import MySQLNames
-from massmigration_schema.dialects.mysql_rows import MySQLRows
+from massmigration_schema.dialects.mysql_lock import BaseMySQLLock
+from massmigration_schema.dialects.mysql_names import STRICT_EVENTS, MySQLNames
+from massmigration_schema.dialects.mysql_rows import BaseMySQLRows
 from massmigration_schema.locks import LockLimits
 from massmigration_schema.states import with_table, without_children
 
-DATA_ERRORS = "1048, 1062, 1264, 1265, 1366, 1406, 1690, 4025, 3819"
+DATA_ERRORS = (1048, 1062, 1264, 1265, 1292, 1366, 1406, 1690)
 """What a row that does not fit raises. Never 1205 and 1213, timeout and deadlock, which the application must see."""
 
 REASON = "@mm_why"
 """The variable of a trigger that contains why a row does not fit."""
 
+VERBS = {"del": "DELETE", "upd": "UPDATE", "ins": "INSERT"}
 GONE = "DECLARE CONTINUE HANDLER FOR 1146 BEGIN END; "
 """A new table that somebody has dropped must not make the application fail."""
 
@@ -36,18 +39,19 @@ FIRST_COLUMNS = """
 """
 
 
-class MySQLTables(TableBuilder):
+class BaseMySQLTables(TableBuilder):
     """The tables and triggers of one change on MySQL and MariaDB."""
+
+    lock_class: ClassVar[type[BaseMySQLLock]]
+    rows_class: ClassVar[type[BaseMySQLRows]]
+    data_errors: ClassVar[tuple[int, ...]] = DATA_ERRORS
+    lenient_beginning: ClassVar[str] = ""
+    """Statements before those that write the row."""
 
     def __init__(self, db_alias: str, derivation: Derivation, limits: LockLimits) -> None:
         super().__init__(db_alias, derivation, limits)
-        self.lock = MySQLLock(db_alias)
+        self.lock = self.lock_class(db_alias)
         self.names = MySQLNames(db_alias, self.plan)
-
-    @property
-    def _is_mariadb(self) -> bool:
-        connection: Any = self.connection
-        return bool(connection.mysql_is_mariadb)
 
     @property
     def log_table(self) -> str:
@@ -78,10 +82,14 @@ class MySQLTables(TableBuilder):
         derivation, names = self.derivation, self.names
         state = without_children(derivation.before, derivation.app_label, derivation.model_name)
         state = with_table(state, derivation.app_label, derivation.model_name, names.shadow_name)
-        editor: Any = shadow_editor(self.connection, names.origin_name, names.shadow_name)
+        editor: Any = shadow_editor(self.connection, names.origin_name, names.shadow_name, self.check_names())
         with OtherTableGuard(self.connection, names.shadow_name), editor(self.connection, atomic=False) as opened:
             for step in steps(derivation, state):
                 step.operation.database_forwards(derivation.app_label, opened, step.before, step.after)
+
+    def check_names(self) -> CheckNames:
+        """Return the names of the check constraints of the new table."""
+        return CheckNames()
 
     def names_of_foreign_keys(self) -> dict[str, str]:
         return {column: name for name, column in self.rows(OWN_FOREIGN_KEYS, [self.names.origin_name])}
@@ -97,53 +105,63 @@ class MySQLTables(TableBuilder):
                 old = self.quote(key.old_name)
                 self.execute(f"ALTER TABLE {self.names.shadow} RENAME INDEX {old} TO {name}")
 
-    def create_triggers(self) -> None:
-        self.replace_triggers(is_lenient=True)
+    @abstractmethod
+    def make_strict(self) -> None:
+        """Have the triggers refuse the rows that do not fit: the application's statement fails, as after the swap.
 
-    def replace_triggers(self, *, is_lenient: bool, events: Sequence[str] = ("del", "upd", "ins")) -> None:
-        """Make the triggers. Each needs the metadata lock of the table.
-
-        `is_lenient`: log the rows that do not fit. Otherwise the application's statement fails, as it would after the
-        swap.
+        There is no moment without triggers.
         """
-        texts = self._texts(is_lenient=is_lenient)
-        for event in events:
-            name = self.quote(self.names.triggers[event])
-            if not self._is_mariadb:
-                self._alter(f"DROP TRIGGER IF EXISTS {name}")
-            create = "CREATE OR REPLACE TRIGGER" if self._is_mariadb else "CREATE TRIGGER"
-            self._alter(f"{create} {name} {texts[event]}")
 
+    @abstractmethod
+    def make_lenient(self) -> None:
+        """Have the triggers log the rows that do not fit again. May be repeated."""
+
+    @abstractmethod
     def strict_events(self) -> list[str]:
-        """Return the events whose triggers are those that refuse rows which do not fit, exactly as they are made."""
-        found, strict = self.trigger_texts(), self._texts(is_lenient=False)
-        bodies = {event: strict[event].partition("FOR EACH ROW ")[2].replace("%%", "%") for event in ("upd", "ins")}
-        return [event for event, body in bodies.items() if f" {body} " in found.get(self.names.triggers[event], "")]
+        """Return the events whose triggers refuse rows which do not fit."""
 
-    def _alter(self, sql: str) -> None:
+    def alter(self, sql: str) -> None:
+        """Execute a statement that needs the metadata lock of the table."""
         self.patient(lambda: self.execute(sql))
 
     def drop_triggers(self) -> None:
-        """Drop the triggers, wherever they are."""
-        for name in self.names.triggers.values():
-            self._alter(f"DROP TRIGGER IF EXISTS {self.quote(name)}")
+        """Drop the triggers, wherever they are. Those that refuse rows come first."""
+        for name in self.trigger_names():
+            self.alter(f"DROP TRIGGER IF EXISTS {self.quote(name)}")
 
-    def _texts(self, *, is_lenient: bool) -> dict[str, str]:
-        names, rows = self.names, MySQLRows(self.db_alias, self.plan)
-        old, new, shadow = self.quote(self.plan.old_key), self.quote(self.plan.new_key), names.shadow
-        insert = f"INSERT INTO {shadow} ({rows.names}) VALUES ({rows.expressions('NEW')})"
-        delete = f"DELETE FROM {shadow} WHERE {new} = OLD.{old}"
-        update = f"UPDATE {shadow} SET {rows.assignments('NEW')} WHERE {new} = OLD.{old}"
+    def trigger_names(self) -> list[str]:
+        """Return the names of all triggers that the change may have."""
+        return list(self.names.triggers.values())
+
+    def texts(self, *, is_lenient: bool) -> dict[str, str]:
+        """Return, by event, what comes after the names of the triggers.
+
+        `is_lenient`: log the rows that do not fit.
+        """
+        names, old = self.names, self.quote(self.plan.old_key)
+        errors = ", ".join(map(str, self.data_errors))
         lenient = (
-            f"DECLARE CONTINUE HANDLER FOR {DATA_ERRORS} BEGIN GET DIAGNOSTICS CONDITION 1 {REASON} = MESSAGE_TEXT; "
+            f"DECLARE CONTINUE HANDLER FOR {errors} BEGIN GET DIAGNOSTICS CONDITION 1 {REASON} = MESSAGE_TEXT; "
             f"INSERT INTO {names.log} (row_key, why) VALUES (NEW.{old}, LEFT({REASON}, 255)); END; "
         )
-        handlers = GONE + (lenient if is_lenient else "")
+        lenient += self.lenient_beginning
+        beginnings = dict.fromkeys(STRICT_EVENTS, GONE + (lenient if is_lenient else ""))
         return {
-            "del": f"AFTER DELETE ON {names.origin} FOR EACH ROW BEGIN {GONE}{delete}; END",
-            "upd": f"AFTER UPDATE ON {names.origin} FOR EACH ROW BEGIN {handlers}IF OLD.{old} <=> NEW.{old} THEN "
-            f"{update}; ELSE {delete}; {insert}; END IF; END",
-            "ins": f"AFTER INSERT ON {names.origin} FOR EACH ROW BEGIN {handlers}{insert}; END",
+            event: f"AFTER {VERBS[event]} ON {names.origin} FOR EACH ROW BEGIN {beginnings.get(event, GONE)}{body} END"
+            for event, body in self.bodies().items()
+        }
+
+    def bodies(self) -> dict[str, str]:
+        """Return, by event, the statements that write the changed row to the new table."""
+        rows = self.rows_class(self.db_alias, self.plan)
+        old, new, shadow = self.quote(self.plan.old_key), self.quote(self.plan.new_key), self.names.shadow
+        insert = f"INSERT INTO {shadow} ({rows.names}) VALUES ({rows.expressions('NEW')});"
+        delete = f"DELETE FROM {shadow} WHERE {new} = OLD.{old};"
+        update = f"UPDATE {shadow} SET {rows.assignments('NEW')} WHERE {new} = OLD.{old};"
+        return {
+            "del": delete,
+            "upd": f"IF OLD.{old} <=> NEW.{old} THEN {update} ELSE {delete} {insert} END IF;",
+            "ins": insert,
         }
 
     def made(self) -> list[str]:
@@ -156,10 +174,12 @@ class MySQLTables(TableBuilder):
         return [*(name for (name,) in tables), *self.trigger_texts()]
 
     def trigger_texts(self) -> dict[str, str]:
+        names = self.trigger_names()
         found = self.rows(
             "SELECT trigger_name, CONCAT(event_object_table, ' ', action_statement, ' ', sql_mode) "
-            "FROM information_schema.triggers WHERE trigger_schema = DATABASE() AND trigger_name IN (%s, %s, %s)",
-            list(self.names.triggers.values()),
+            "FROM information_schema.triggers WHERE trigger_schema = DATABASE() AND trigger_name IN "
+            f"({', '.join(['%s'] * len(names))})",
+            names,
         )
         return {name: str(text) for name, text in found}
 

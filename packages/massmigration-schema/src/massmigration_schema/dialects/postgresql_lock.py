@@ -27,6 +27,8 @@ BLOCKERS = """
 class PostgreSQLLock(Statements):
     """The lock of a table on PostgreSQL, where a try is a transaction or a savepoint."""
 
+    has_quick_tries = True
+
     def attempt(self, call: Callable[[], Answer], *, is_quick: bool, max_stall: dt.timedelta) -> Answer:
         """Call something in a transaction, or in a savepoint of the open one, that waits for locks briefly."""
         wait = QUICK if is_quick else min(LONGEST, max_stall)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from django.db import connections
 
 from massmigration_schema.costs import OperationCost
 from massmigration_schema.derivation import Derivation
 from massmigration_schema.dialects.base import Catalog, RowSynchronizer, TableSwap
-from massmigration_schema.dialects.mysql_catalog import MySQLCatalog
-from massmigration_schema.dialects.mysql_costs import costs_on_mysql
-from massmigration_schema.dialects.mysql_lock import MySQLLock
-from massmigration_schema.dialects.mysql_rows import MySQLRows
+from massmigration_schema.dialects.mariadb import MariaDBCatalog, MariaDBLock, MariaDBRows, MariaDBTables
+from massmigration_schema.dialects.mysql import MySQLCatalog, MySQLLock, MySQLRows, MySQLTables, MySQLTrial
+from massmigration_schema.dialects.mysql_costs import BaseMySQLTrial
 from massmigration_schema.dialects.mysql_swap import MySQLSwap
-from massmigration_schema.dialects.mysql_tables import MySQLTables
 from massmigration_schema.dialects.postgresql_catalog import PostgreSQLCatalog
 from massmigration_schema.dialects.postgresql_costs import costs_on_postgresql
 from massmigration_schema.dialects.postgresql_lock import PostgreSQLLock
@@ -46,9 +45,18 @@ DIALECTS = {
     "mysql": SchemaDialect(
         catalog=MySQLCatalog,
         lock=MySQLLock,
-        costs=costs_on_mysql,
+        costs=lambda *arguments: MySQLTrial(*arguments).costs(),
         rows=MySQLRows,
         swap=lambda *arguments: MySQLSwap(MySQLTables(*arguments)),
+        locks_statements=True,
+        requires_equal_types=True,
+    ),
+    "mariadb": SchemaDialect(
+        catalog=MariaDBCatalog,
+        lock=MariaDBLock,
+        costs=lambda *arguments: BaseMySQLTrial(*arguments).costs(),
+        rows=MariaDBRows,
+        swap=lambda *arguments: MySQLSwap(MariaDBTables(*arguments)),
         locks_statements=True,
         requires_equal_types=True,
     ),
@@ -62,9 +70,15 @@ DIALECTS = {
         requires_equal_types=False,
     ),
 }
-"""By the `vendor` of Django's database wrapper."""
+"""By the `vendor` of Django's database wrapper, and `mariadb`."""
 
 
 def schema_dialect_of(db_alias: str) -> SchemaDialect | None:
-    """Return the classes of a database, or None if its tables cannot be changed online."""
-    return DIALECTS.get(connections[db_alias].vendor)
+    """Return the classes of a database, or None if its tables cannot be changed online.
+
+    On MySQL and MariaDB this may connect to the server, to ask which it is.
+    """
+    connection: Any = connections[db_alias]
+    if connection.vendor == "mysql" and connection.mysql_is_mariadb:
+        return DIALECTS["mariadb"]
+    return DIALECTS.get(connection.vendor)
