@@ -118,8 +118,9 @@ def replicated(engine: str, run: RunFolder, database: str) -> Iterator[tuple[Dat
     primary, replica = primary_class(), replica_class()
     replica.primary = primary
     primary.prepare(run)
-    primary._making.finish()  # before its folder is copied
+    primary._making.finish()
     replica.prepare(run)
+    replica._making.finish()  # the primary must not start while its folder is copied
     try:
         for server in (primary, replica):
             server.launch()
