@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shutil
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
@@ -25,6 +26,10 @@ FIRST_WAIT = dt.timedelta(seconds=1)
 """The longest first wait of a `LoadThrottle`. The worker sleeps, in place of taking another job."""
 
 
+MEDIAN_OF = 5
+"""The number of commits that `CommitLatency` takes the median of."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CompletedBatch:
     """The argument of a throttle: a batch that has been committed, or none before the shard's next batch."""
@@ -36,6 +41,9 @@ class CompletedBatch:
 
     duration: dt.timedelta
     """0 before a batch."""
+
+    commit_duration: dt.timedelta | None = None
+    """How long the COMMIT took; None before a batch, and where batches have no transaction."""
 
     workers: int
     """Number of the migration's shards on this database that are being processed or throttled, including this one."""
@@ -325,6 +333,33 @@ class DeadRows(LoadThrottle[float]):
 
     def describe(self, found: float) -> str:
         return f"{found:.1%} of the table's rows are dead"
+
+
+class CommitLatency:
+    """A throttle that slows a migration down while its commits take longer than `limit`.
+
+    It is called after each batch. While the median of this process' last five commits is above the limit, it asks for
+    a wait of `wait`, so that only a few batches tell whether the server has recovered.
+    """
+
+    def __init__(self, limit: dt.timedelta, *, wait: dt.timedelta = dt.timedelta(seconds=5)) -> None:
+        for name, value in {"limit": limit, "wait": wait}.items():
+            given: object = value
+            if not isinstance(given, dt.timedelta) or given <= dt.timedelta(0):
+                raise ValueError(f"CommitLatency: {name} is {given!r}; it must be a timedelta greater than 0.")
+        self.limit = limit
+        self.wait = wait
+        self._commits: defaultdict[tuple[str, str], deque[dt.timedelta]]
+        self._commits = defaultdict(lambda: deque(maxlen=MEDIAN_OF))
+
+    def __call__(self, batch: CompletedBatch) -> Wait | None:
+        commits = self._commits[batch.key, batch.db_alias]
+        if batch.commit_duration is not None:
+            commits.append(batch.commit_duration)
+        median = sorted(commits)[len(commits) // 2] if len(commits) == MEDIAN_OF else dt.timedelta(0)
+        if median <= self.limit:
+            return None
+        return Wait(duration=self.wait, reason=f"a commit takes {_shown(median)}; the limit is {_shown(self.limit)}")
 
 
 class DiskSpace(LoadThrottle[float]):

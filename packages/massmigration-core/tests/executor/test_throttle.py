@@ -1,12 +1,15 @@
+import contextlib
 import dataclasses
 import datetime as dt
 import functools
 import itertools
 import random
+import time
 import uuid
 from bisect import bisect_left
 
 import pytest
+from django.db import connections, transaction
 from django.db.models import F
 
 from massmigration import api
@@ -25,6 +28,7 @@ from massmigration.models import Event, MigrationRecord, ShardRecord
 from massmigration.paging import sharding
 from massmigration.recorder import shards, waits
 from massmigration.throttling import CompletedBatch, MaxRowsPerSecond, Pause, Wait
+from testsupport import databases
 from testsupport.frozen import Deliveries, FrozenClock
 from testsupport.oracle import counts, make_items
 from testsupport.testapp.models import Item
@@ -371,6 +375,50 @@ def test_a_throttle_knows_the_tables(db_alias, migration, planned, deliveries):
     deliveries.run()
 
     assert tables[0] == ["testapp_item"]
+
+
+def test_a_throttle_knows_how_long_the_commit_took(db_alias, migration, planned, deliveries):
+    durations = []
+    migration.throttle, migration.batch_size = [lambda batch: durations.append(batch.commit_duration)], 2
+    # A commit is measured before the functions of others.
+    migration.operation = lambda obj, alias: transaction.on_commit(lambda: time.sleep(0.2), using=alias)
+    planned(4)
+
+    deliveries.run()
+
+    before, *after = durations
+    assert before is None
+    assert all(dt.timedelta(0) < each < dt.timedelta(seconds=0.2) for each in after)
+
+
+def test_the_time_of_a_slow_commit_is_measured(postgresql, migration, clock, django_db_setup, django_db_blocker):
+    durations = []
+    migration.throttle = [lambda batch: durations.append(batch.commit_duration)]
+    with django_db_blocker.unblock(), slow_commits(postgresql):
+        make_items(postgresql, 2)
+        api.launch(KEY, postgresql)
+        Deliveries(clock).run()
+        databases.empty(postgresql)
+
+    assert durations[-1] >= dt.timedelta(seconds=0.4)  # of two rows
+
+
+@contextlib.contextmanager
+def slow_commits(db_alias):
+    """Let the COMMIT of a transaction take 0.2 s for each row of `Item` that it has changed."""
+    with connections[db_alias].cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END'"
+        )
+        cursor.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER UPDATE ON testapp_item DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION slow()"
+        )
+    try:
+        yield
+    finally:
+        with connections[db_alias].cursor() as cursor:
+            cursor.execute("DROP FUNCTION slow() CASCADE")
 
 
 def test_without_a_throttle_nothing_is_asked(db_alias, migration, planned, deliveries, monkeypatch):

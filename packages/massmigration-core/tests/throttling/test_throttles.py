@@ -22,6 +22,7 @@ from massmigration.recorder import waits
 from massmigration.states import Status
 from massmigration.testing import run_migration
 from massmigration.throttling import (
+    CommitLatency,
     CompletedBatch,
     DiskSpace,
     LoadThrottle,
@@ -296,12 +297,33 @@ def test_too_many_threads_pause_a_migration(monkeypatch):
         (lambda: MaxReplicaLag(5), "MaxReplicaLag: limit is 5; it must be a timedelta, not negative"),
         (lambda: MaxReplicaLag(dt.timedelta(-1)), "it must be a timedelta, not negative"),
         (lambda: MaxReplicaLag(dt.timedelta(1), aliases="replica"), "aliases is 'replica'; it must be a list"),
+        (lambda: CommitLatency(20), "CommitLatency: limit is 20; it must be a timedelta greater than 0"),
         (lambda: MaxThreadsRunning(25, pause_at=20), "pause_at is 20; it must be at least the limit, 25"),
     ],
 )
 def test_impossible_limits_are_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+def test_slow_commits_are_a_reason_to_wait():
+    throttle = CommitLatency(dt.timedelta(milliseconds=20))
+    slow, quick = dt.timedelta(milliseconds=50), dt.timedelta(milliseconds=1)
+
+    durations = [slow, quick, slow, slow, slow, quick, None, quick, quick]
+    waits = [throttle(passed(commit_duration=each)) for each in durations]
+
+    reason = "a commit takes 0.05 s; the limit is 0.02 s"
+    assert waits == [None] * 4 + [Wait(duration=dt.timedelta(seconds=5), reason=reason)] * 4 + [None]
+
+
+def test_the_commits_of_each_migration_are_their_own():
+    throttle = CommitLatency(dt.timedelta(milliseconds=20))
+    slow = dt.timedelta(milliseconds=50)
+
+    waits = [throttle(passed(key=key, commit_duration=slow)) for key in ["a:1", "b:1"] * 4]
+
+    assert waits == [None] * 8
 
 
 def test_a_full_disk_is_a_reason_to_wait(tmp_path):

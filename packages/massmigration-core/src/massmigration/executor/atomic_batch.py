@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import datetime as dt
 import gc
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -63,12 +66,21 @@ class AtomicBatchRunner:
         self.batch: Batch | None = None
         """The last batch that was fetched, or None."""
 
+        self._commit_duration: dt.timedelta | None = None
+        self._commits_since = 0.0
+        """The time at which the last COMMIT began, by the monotonic clock."""
+
     def run(self, claim: Claim) -> Outcome:
         """Run the batch in one transaction.
 
         If the operation raises, run the batch again object by object, commit everything before the failing object,
         and record the failure.
         """
+        self._commit_duration = None
+        outcome = self._run_or_split(claim)
+        return dataclasses.replace(outcome, commit_duration=self._commit_duration)
+
+    def _run_or_split(self, claim: Claim) -> Outcome:
         try:
             with gc_paused():  # until the objects are freed
                 return self._run_whole(claim)
@@ -101,7 +113,10 @@ class AtomicBatchRunner:
                 on_hook_errors=partial(_tell_of_hooks, claim.job),
             ) as fenced:
                 self.batch = None
+                # Before the functions that the operation registers, which may take longer than the COMMIT.
+                transaction.on_commit(self._measure_commit, using=claim.job.db_alias)
                 yield fenced
+                self._commits_since = time.monotonic()
         except (DatabaseError, InterfaceError) as error:  # of constraints and triggers that are deferred to COMMIT
             if fenced is None or not fenced.has_ended:
                 raise
@@ -109,6 +124,9 @@ class AtomicBatchRunner:
             if found is error:
                 raise
             raise found from error
+
+    def _measure_commit(self) -> None:
+        self._commit_duration = dt.timedelta(seconds=time.monotonic() - self._commits_since)
 
     @property
     def _can_shrink(self) -> bool:

@@ -312,7 +312,8 @@ def _work(
             claim = outcome.claim
             if outcome.end not in (BatchEnd.MORE, BatchEnd.DONE):
                 return outcome
-            wait = throttle.after(claim, rows, time.monotonic() - started) if throttle else NO_TIME
+            duration = dt.timedelta(seconds=time.monotonic() - started)
+            wait = throttle.after(claim, rows, duration, outcome.commit_duration) if throttle else NO_TIME
             if outcome.end is BatchEnd.DONE:
                 return outcome
             if transport.stop_requested() or time.monotonic() >= deadline or wait > SHORT:

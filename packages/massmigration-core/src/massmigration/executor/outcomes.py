@@ -39,6 +39,9 @@ class Outcome:
     wait: dt.timedelta | None = None
     """The time to wait before the next batch."""
 
+    commit_duration: dt.timedelta | None = None
+    """How long the COMMIT took, if it was measured."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:

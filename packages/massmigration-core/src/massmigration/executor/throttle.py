@@ -86,12 +86,13 @@ class Throttle:
         pace.cap(slot.rows)
         return wait_for(slot.wait, stop_requested) if slot.is_taken else slot.wait
 
-    def after(self, claim: Claim, rows: int, seconds: float) -> dt.timedelta:
-        """Return how long to wait after a batch of `rows` that took `seconds`. The wait is saved in the shard's row."""
+    def after(
+        self, claim: Claim, rows: int, duration: dt.timedelta, commit_duration: dt.timedelta | None
+    ) -> dt.timedelta:
+        """Return how long to wait after a batch of `rows`. The wait is saved in the shard's row."""
         if not self._called_after:
             return NO_TIME
-        workers = waits.active_workers(self._job).workers
-        return self._kept(claim, self._ask(self._called_after, rows, seconds, workers))
+        return self._kept(claim, self._ask(self._called_after, rows, duration, commit_duration))
 
     def _ask_first(self, claim: Claim, stop_requested: Callable[[], bool]) -> dt.timedelta:
         """Call the throttles before the first batch of a claim, unless it has already waited.
@@ -103,7 +104,7 @@ class Throttle:
         self._is_first = False
         others = waits.active_workers(self._job)
         owed = _Answer(wait=others.owed, by=others.owed_to)
-        wait = self._kept(claim, max(self._ask(self._called_after, 0, 0, others.workers), owed, key=_wait_of))
+        wait = self._kept(claim, max(self._ask(self._called_after), owed, key=_wait_of))
         return wait_for(wait, stop_requested) if wait <= SHORT else wait
 
     def _ask_before(self, claim: Claim, stop_requested: Callable[[], bool]) -> dt.timedelta:
@@ -114,7 +115,7 @@ class Throttle:
         if not self._called_before:
             return NO_TIME
         for may_sleep in (True, False):
-            answer = self._ask(self._called_before, 0, 0, waits.active_workers(self._job).workers)
+            answer = self._ask(self._called_before)
             wait = self._kept(claim, answer)
             if not wait:
                 break
@@ -137,16 +138,22 @@ class Throttle:
         return answer.wait
 
     def _ask(
-        self, throttles: Sequence[tuple[str, Callable[[CompletedBatch], Any]]], rows: int, seconds: float, workers: int
+        self,
+        throttles: Sequence[tuple[str, Callable[[CompletedBatch], Any]]],
+        rows: int = 0,
+        duration: dt.timedelta = NO_TIME,
+        commit_duration: dt.timedelta | None = None,
     ) -> _Answer:
         """Return the longest wait, and whose it is. A pause counts as the longest."""
+        workers = waits.active_workers(self._job).workers
         answers = []
         for name, throttle in throttles:
             batch = CompletedBatch(
                 key=self._job.key,
                 db_alias=self._job.db_alias,
                 rows=rows,
-                duration=dt.timedelta(seconds=seconds),
+                duration=duration,
+                commit_duration=commit_duration,
                 workers=workers,
                 is_waiting=self._held_by.split(":")[0] == name,
                 find_model=self._model,
