@@ -3,11 +3,11 @@ import re
 import time
 
 import pytest
-from django.db import OperationalError, ProgrammingError, transaction
+from django.db import OperationalError, ProgrammingError, migrations, models, transaction
 
 from massmigration_schema.exceptions import LockNotGranted
 from massmigration_schema.locks import QUICK_TRIES, Blocker, LockLimits, patiently
-from testsupport.shop import Reader, executed
+from testsupport.shop import Change, Reader, executed
 
 SECOND = dt.timedelta(seconds=1)
 ALTER = "ALTER TABLE campaign ADD COLUMN extra integer"
@@ -82,6 +82,20 @@ def test_an_old_transaction_on_a_table_that_a_foreign_key_connects_is_named(shop
         (found,) = blocker_of(shop, shop.dialect.lock(shop.db_alias))
 
     assert found.user
+
+
+@pytest.mark.parametrize("server_alias", ["mysql"], indirect=True)
+def test_a_trigger_is_made_beside_an_old_transaction_on_a_child(shop):
+    shop.fill(1)
+    change = Change(shop, migrations.AddField("campaign", "likes", models.IntegerField(null=True)))
+    change.tables.build()
+
+    with Reader(shop.db_alias, "shop_note"):
+        (found,) = blocker_of(shop, shop.dialect.lock(shop.db_alias))
+        change.tables.create_triggers()
+
+    assert found.user
+    assert len(change.tables.trigger_texts()) == 3
 
 
 @pytest.mark.parametrize("server_alias", ["postgresql", "mysql"], indirect=True)  # MariaDB tells with a plugin only

@@ -382,6 +382,29 @@ def test_a_check_that_a_row_violates_is_logged(shop):
     assert [key for key, _ in change.logged()] == [first]
 
 
+CONVERSIONS = {
+    "to a number": models.IntegerField(null=True),
+    "to a decimal number": models.DecimalField(max_digits=8, decimal_places=2, null=True),
+    "to a date": models.DateField(null=True),
+    "to a time": models.TimeField(null=True),
+    "to a date and time": models.DateTimeField(null=True),
+    "to json": models.JSONField(null=True),
+}
+
+
+@pytest.mark.parametrize("field", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_write_that_cannot_be_converted_is_logged(shop, field):
+    shop.fill(2)
+    change = Change(shop, alter("post", field)).prepare()
+    change.copy()
+    (first,) = first_keys(shop, 1)
+
+    shop.execute("UPDATE campaign SET post = 'neither' WHERE id = %s", [first])
+
+    assert [key for key, _ in change.logged()] == [first]
+    assert shop.execute(f"SELECT post FROM {change.shadow}") == [(None,)] * 2
+
+
 def test_null_becomes_the_default_and_never_an_empty_value(shop):
     shop.fill(2)
     change = Change(shop, alter("post", TEXT(max_length=128, default="100 % 'new'"))).prepare()

@@ -147,7 +147,7 @@ def test_nothing_is_lost_in_a_large_table_when_workers_are_killed_often(shop, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("server_alias", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
 def test_a_worker_that_is_killed_in_the_cutover_needs_no_operator(shop, tmp_path):
     shop.fill(3)
     unique = 'migrations.AlterField("campaign", "post", models.CharField(max_length=128, null=True, unique=True))'

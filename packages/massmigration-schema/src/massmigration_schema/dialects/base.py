@@ -209,11 +209,11 @@ class TableBuilder(Statements, ABC):
         super().__init__(db_alias)
         self.derivation = derivation
         self.plan = derivation.required_plan()
-        self._limits = limits
+        self.limits = limits
 
     def patient(self, call: Callable[[], Answer], table: str = "") -> Answer:
         """Call something that needs the lock of a whole table, by default of the one that is changed."""
-        return patiently(self.lock, table or self.plan.table, call, self._limits)
+        return patiently(self.lock, table or self.plan.table, call, self.limits)
 
     @property
     @abstractmethod

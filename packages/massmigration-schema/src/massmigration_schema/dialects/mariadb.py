@@ -99,7 +99,7 @@ class MariaDBTables(BaseMySQLTables):
 
     def _replace(self, texts: dict[str, str]) -> None:
         for event, text in texts.items():
-            self.alter(f"CREATE OR REPLACE TRIGGER {self.quote(self.names.triggers[event])} {text}")
+            self.alter_triggers(f"CREATE OR REPLACE TRIGGER {self.quote(self.names.triggers[event])} {text}")
 
     def strict_events(self) -> list[str]:
         found, strict = self.trigger_texts(), self.texts(is_lenient=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from typing import ClassVar
 
 from django.db import DatabaseError
 from django.db.models import CheckConstraint
@@ -19,6 +20,7 @@ from massmigration_schema.dialects.mysql_lock import BaseMySQLLock
 from massmigration_schema.dialects.mysql_rows import BaseMySQLRows
 from massmigration_schema.dialects.mysql_tables import DATA_ERRORS, GONE, REASON, VERBS, BaseMySQLTables
 from massmigration_schema.exceptions import Refused
+from massmigration_schema.locks import patiently
 
 CHECKS = """
     SELECT c.constraint_name, c.check_clause, t.enforced FROM information_schema.check_constraints c
@@ -47,15 +49,15 @@ RELATED = """
     SELECT referenced_table_name FROM information_schema.key_column_usage
         WHERE table_schema = DATABASE() AND table_name = %s AND referenced_table_name IS NOT NULL
 """
-"""The table, and those that its foreign keys connect with it: the server locks them, too."""
+"""The table, and those that its foreign keys connect with it."""
 
-HOLDERS = f"""
+HOLDERS = """
     SELECT t.processlist_id, t.processlist_user, e.timer_wait / 1000000000000, LEFT(t.processlist_info, 200)
     FROM performance_schema.events_transactions_current e JOIN performance_schema.threads t USING (thread_id)
     WHERE e.state = 'ACTIVE' AND e.timer_wait > 300000000000 AND t.processlist_id <> CONNECTION_ID()
         AND EXISTS (SELECT 1 FROM performance_schema.metadata_locks l WHERE l.owner_thread_id = e.thread_id
             AND l.lock_status = 'GRANTED' AND l.object_type = 'TABLE' AND l.object_schema = DATABASE()
-            AND l.object_name IN ({RELATED}))
+            AND l.object_name IN ({}))
     ORDER BY e.timer_wait DESC
 """
 # The start is a whole second, in the server's own time zone.
@@ -142,9 +144,13 @@ class MySQLCatalog(BaseMySQLCatalog):
 
 
 class MySQLLock(BaseMySQLLock):
-    """The metadata lock of a table on MySQL, for which every statement waits for a second at least."""
+    """The metadata lock of a table on MySQL, for which every statement waits for a second at least.
+
+    A statement that alters or renames a table locks the tables that foreign keys connect with it, too.
+    """
 
     has_quick_tries = False
+    locked_tables: ClassVar[str] = RELATED
 
     def server_id(self) -> str:
         return str(self.value("SELECT CONCAT(@@server_uuid, '/', DATABASE())"))
@@ -152,10 +158,16 @@ class MySQLLock(BaseMySQLLock):
     def old_transactions(self, table: str) -> Rows:
         with contextlib.suppress(DatabaseError):  # there is no privilege for performance_schema
             if self.value(SHOWS_LOCKS):
-                return self.rows(HOLDERS, [table, table, table])
+                return self.rows(HOLDERS.format(self.locked_tables), [table] * self.locked_tables.count("%s"))
         with contextlib.suppress(DatabaseError):  # there is no privilege PROCESS either
             return self.rows(TRANSACTIONS)
         return []
+
+
+class MySQLTriggerLock(MySQLLock):
+    """The metadata lock of a table on MySQL for its triggers, which no other table has."""
+
+    locked_tables = "%s"
 
 
 class MySQLRows(BaseMySQLRows):
@@ -180,13 +192,16 @@ class MySQLTables(BaseMySQLTables):
             _copies(MySQLCatalog(self.db_alias), self.names.origin_name, self.names.shadow_name), lambda name: name
         )
 
+    def alter_triggers(self, sql: str) -> None:
+        patiently(MySQLTriggerLock(self.db_alias), self.plan.table, lambda: self.execute(sql), self.limits)
+
     def trigger_names(self) -> list[str]:
         return [*self.names.refusing_triggers.values(), *super().trigger_names()]
 
     def create_triggers(self) -> None:
         self.drop_triggers()
         for event, text in self.texts(is_lenient=True).items():
-            self.alter(f"CREATE TRIGGER {self.quote(self.names.triggers[event])} {text}")
+            self.alter_triggers(f"CREATE TRIGGER {self.quote(self.names.triggers[event])} {text}")
 
     def make_strict(self) -> None:
         names, bodies, strict = self.names, self.bodies(), self.strict_events()
@@ -194,7 +209,7 @@ class MySQLTables(BaseMySQLTables):
             if event in strict:
                 continue
             # The statement is repeated without a handler, for the sake of its error.
-            self.alter(
+            self.alter_triggers(
                 f"CREATE TRIGGER {self.quote(name)} AFTER {VERBS[event]} ON {names.origin} FOR EACH ROW "
                 f"FOLLOWS {self.quote(names.triggers[event])} BEGIN {GONE}IF {REASON} IS NOT NULL THEN {bodies[event]} "
                 f"SET {REASON} = LEFT({REASON}, {LONGEST_MESSAGE}); "
@@ -203,7 +218,7 @@ class MySQLTables(BaseMySQLTables):
 
     def make_lenient(self) -> None:
         for event in self.strict_events():
-            self.alter(f"DROP TRIGGER IF EXISTS {self.quote(self.names.refusing_triggers[event])}")
+            self.alter_triggers(f"DROP TRIGGER IF EXISTS {self.quote(self.names.refusing_triggers[event])}")
 
     def strict_events(self) -> list[str]:
         found = self.trigger_texts()

@@ -120,14 +120,14 @@ class BaseMySQLTables(TableBuilder):
     def strict_events(self) -> list[str]:
         """Return the events whose triggers refuse rows which do not fit."""
 
-    def alter(self, sql: str) -> None:
-        """Execute a statement that needs the metadata lock of the table."""
+    def alter_triggers(self, sql: str) -> None:
+        """Execute a statement on a trigger, which needs the metadata lock of the table."""
         self.patient(lambda: self.execute(sql))
 
     def drop_triggers(self) -> None:
         """Drop the triggers, wherever they are. Those that refuse rows come first."""
         for name in self.trigger_names():
-            self.alter(f"DROP TRIGGER IF EXISTS {self.quote(name)}")
+            self.alter_triggers(f"DROP TRIGGER IF EXISTS {self.quote(name)}")
 
     def trigger_names(self) -> list[str]:
         """Return the names of all triggers that the change may have."""
