@@ -5,6 +5,7 @@ import pytest
 from django.db import migrations, models
 
 from massmigration_schema import guard
+from massmigration_schema.dialects.mysql import is_like
 from testsupport.shop import check
 
 LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
@@ -120,6 +121,7 @@ LACKING = {
     ),
     "no triggers": ([(MOST, "`{database}`.*")], "TRIGGER"),
     "triggers of another table": ([(MOST, "`{database}`.*"), ("TRIGGER", "`{database}`.shop_note")], "TRIGGER"),
+    "triggers of another database": ([(MOST, "`{database}`.*"), ("TRIGGER", "`other`.*")], "TRIGGER"),
     "everything": ([(MOST, "`{database}`.*"), ("TRIGGER", "`{database}`.campaign")], ""),
     "all privileges": ([("ALL PRIVILEGES", "`{database}`.*")], ""),
 }
@@ -139,6 +141,22 @@ def test_privileges_that_a_user_lacks_are_named(shop, grants, lacking):
     assert [str(each) for each in found] == [
         f"The database user lacks {', '.join(listed)}. Grant it, and try again." for _ in listed[:1]
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_meant"),
+    [
+        ("*", True),
+        ("shop_1", True),
+        ("shop\\_1", True),
+        ("shop%", True),
+        ("sh_p_1", True),
+        ("shop", False),
+        ("shop\\%", False),
+    ],
+)
+def test_a_privilege_means_the_databases_of_a_pattern(pattern, is_meant):
+    assert is_like("shop_1", pattern) is is_meant
 
 
 def has_log(shop):

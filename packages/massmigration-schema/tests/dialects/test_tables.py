@@ -162,6 +162,20 @@ def test_a_changed_trigger_is_found(shop):
     assert set(change.tables.trigger_texts()) == set(before)
 
 
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
+def test_a_table_with_a_long_name_can_be_changed(shop):
+    name = "shop_".ljust(58, "c")  # on MySQL, the name of a check is longer
+    shop.migrate(migrations.AlterModelTable("campaign", name))
+    change = Change(shop, add("count", models.PositiveIntegerField(default=7))).prepare()
+    change.swap.make_ready()
+
+    change.swap.swap(lambda: None)
+    change.swap.cleanup()
+
+    assert "count" in shop.definition(name).columns
+    assert shop.catalog.orphans() == []
+
+
 class OfAnotherTable(migrations.AddField):
     """An operation that alters a second table, as an operation of the project's own might."""
 

@@ -132,7 +132,7 @@ class MySQLCatalog(BaseMySQLCatalog):
         database, found = str(self.value("SELECT DATABASE()")), set()
         for (line,) in self.rows("SHOW GRANTS"):
             grant = GRANT.match(line)
-            if grant is None or not _is_like(database, _unquoted(grant["schema"])):
+            if grant is None or not is_like(database, _unquoted(grant["schema"])):
                 continue
             privileges = set(NEEDED) if grant["privileges"] == ALL else set(grant["privileges"].split(", "))
             if grant["table"] == "*":
@@ -245,7 +245,7 @@ def _unquoted(name: str) -> str:
     return name if name == "*" else name[1:-1].replace("``", "`")
 
 
-def _is_like(database: str, pattern: str) -> bool:
+def is_like(database: str, pattern: str) -> bool:
     """Return whether a database is among those that a pattern of a privilege means."""
     if pattern == "*":
         return True
