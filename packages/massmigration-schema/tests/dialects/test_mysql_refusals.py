@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 from massmigration_schema import guard
 from massmigration_schema.dialects.mysql import is_like
-from testsupport.shop import check
+from testsupport.shop import Change, check
 
 LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
 CHECK = migrations.AddConstraint("campaign", check("positive", models.Q(budget__gte=0)))
@@ -44,6 +44,24 @@ def test_a_check_that_is_removed_is_not_refused(shop, operations):
     shop.migrate(CHECK)
 
     assert texts(shop, *operations) == {}
+
+
+@pytest.mark.parametrize("server_alias", ["mysql"], indirect=True)
+def test_the_name_of_a_check_of_another_table_is_refused(shop):
+    shop.execute("CREATE TABLE shop_other (id integer, CONSTRAINT Positive CHECK (id > 0))")
+
+    assert texts(shop, CHECK) == {
+        "online.check": "Other tables have check constraints with names that the new table needs (Positive of "
+        "shop_other), and MySQL allows a name once in a database. Clean up the earlier change, or choose other names."
+    }
+
+
+@pytest.mark.parametrize("server_alias", ["mysql"], indirect=True)
+def test_the_checks_of_the_new_table_itself_are_not_refused(shop):
+    change = Change(shop, CHECK)
+    change.tables.build()
+
+    assert shop.catalog.refusals_of(change.derivation) == []
 
 
 def test_a_check_without_a_name_is_not_refused(shop):

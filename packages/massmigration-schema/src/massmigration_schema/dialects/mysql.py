@@ -17,6 +17,7 @@ from massmigration_schema.dialects.mysql_catalog import NEEDED, BaseMySQLCatalog
 from massmigration_schema.dialects.mysql_checks import CheckNames, CopiedCheckNames, temporary_name
 from massmigration_schema.dialects.mysql_costs import BaseMySQLTrial
 from massmigration_schema.dialects.mysql_lock import BaseMySQLLock
+from massmigration_schema.dialects.mysql_names import MySQLNames
 from massmigration_schema.dialects.mysql_rows import BaseMySQLRows
 from massmigration_schema.dialects.mysql_tables import DATA_ERRORS, GONE, REASON, VERBS, BaseMySQLTables
 from massmigration_schema.exceptions import Refused
@@ -27,6 +28,10 @@ CHECKS = """
     JOIN information_schema.table_constraints t ON t.constraint_schema = c.constraint_schema
         AND t.constraint_name = c.constraint_name
     WHERE t.table_schema = DATABASE() AND t.table_name = %s AND t.constraint_type = 'CHECK' ORDER BY 1
+"""
+PLACES_OF_CHECKS = """
+    SELECT constraint_name, table_name FROM information_schema.table_constraints
+    WHERE constraint_schema = DATABASE() AND constraint_type = 'CHECK'
 """
 GRANT = re.compile(
     r"GRANT (?P<privileges>.+?) ON (?:TABLE )?(?P<schema>\*|`(?:[^`]|``)+`)\.(?P<table>\*|`(?:[^`]|``)+`) TO "
@@ -99,21 +104,38 @@ class MySQLCatalog(BaseMySQLCatalog):
         return f"({default})" if "DEFAULT_GENERATED" in extra else repr(str(default))
 
     def refusals_of(self, derivation: Derivation) -> list[Refused]:
-        table = derivation.old_model._meta.db_table
+        plan = derivation.required_plan()
         *_, last = steps(derivation)
         model = last.after.apps.get_model(derivation.app_label, derivation.model_name)
-        kept = {each.name for each in model._meta.constraints if isinstance(each, CheckConstraint)}
-        names = sorted(kept & self.checks(table).keys())
-        if not names:
-            return []
-        return [
-            Refused(
-                "online.check",
-                f"Table {table!r} has check constraints that the new table would have, too ({', '.join(names)}). MySQL "
-                "allows a name once in a database, and does not rename a check constraint without copying the table. "
-                "Remove them in a migration before this one, which is instant, and add them again in this one.",
+        wanted = {each.name.lower() for each in model._meta.constraints if isinstance(each, CheckConstraint)}
+        places = {name: table for name, table in self.rows(PLACES_OF_CHECKS) if name.lower() in wanted}
+        kept = sorted(name for name, table in places.items() if table == plan.table)
+        made = MySQLNames(self.db_alias, plan)
+        others = sorted(
+            f"{name} of {table}"
+            for name, table in places.items()
+            if table not in (plan.table, made.shadow_name, made.old_name)
+        )
+        found = []
+        if kept:
+            found.append(
+                Refused(
+                    "online.check",
+                    f"Table {plan.table!r} has check constraints that the new table would have, too "
+                    f"({', '.join(kept)}). MySQL allows a name once in a database, and does not rename a check "
+                    "constraint without copying the table. Remove them in a migration before this one, which is "
+                    "instant, and add them again in this one.",
+                )
             )
-        ]
+        if others:
+            found.append(
+                Refused(
+                    "online.check",
+                    f"Other tables have check constraints with names that the new table needs ({', '.join(others)}), "
+                    "and MySQL allows a name once in a database. Clean up the earlier change, or choose other names.",
+                )
+            )
+        return found
 
     def server_refusals(self, table: str) -> list[Refused]:
         found = super().server_refusals(table)
