@@ -19,6 +19,7 @@ from massmigration_schema.locks import LockLimits
 from massmigration_schema.migration import OnlineMigration
 from massmigration_schema.options import Online
 from testsupport import databases
+from testsupport.database_servers import DATABASE_SERVERS
 from testsupport.threads import PATIENCE, in_thread
 
 
@@ -193,6 +194,8 @@ class Reader:
         with transaction.atomic(self._alias), connections[self._alias].cursor() as cursor:
             cursor.execute(f"SELECT 1 FROM {self._table} LIMIT 1")
             cursor.fetchall()
+            cursor.execute(DATABASE_SERVERS[self._alias].own_session)
+            (self.session,) = cursor.fetchone()
             self._has_read.set()
             assert self._end.wait(PATIENCE)
 

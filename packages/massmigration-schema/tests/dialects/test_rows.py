@@ -209,10 +209,12 @@ def test_a_row_that_is_inserted_while_the_copy_reads_is_not_copied_again(shop, c
         shop.connection.close()
 
     shop.execute("SELECT GET_LOCK('massmigration_tests', 0)")
-    copying = in_thread(copy)
-    wait_until_it_waits(shop, copying)
-    shop.execute(WRITES["insert"])
-    shop.execute("SELECT RELEASE_LOCK('massmigration_tests')")
+    try:
+        copying = in_thread(copy)
+        wait_until_it_waits(shop, copying)
+        shop.execute(WRITES["insert"])
+    finally:
+        shop.execute("SELECT RELEASE_LOCK('massmigration_tests')")
     copying.result(PATIENCE)
 
     assert change.wrong(**COLUMNS) == []
@@ -222,7 +224,8 @@ def test_a_row_that_is_inserted_while_the_copy_reads_is_not_copied_again(shop, c
 def wait_until_it_waits(shop, copying):
     """Wait until the session that copies waits for the test's lock."""
     until = time.monotonic() + PATIENCE
-    while not any("User lock" in map(str, row) for row in shop.execute("SHOW PROCESSLIST")):
+    database = shop.connection.settings_dict["NAME"]
+    while not any({"User lock", database} <= {*map(str, row)} for row in shop.execute("SHOW PROCESSLIST")):
         if copying.done():
             raise AssertionError("It did not wait.") from copying.exception()
         assert time.monotonic() < until
