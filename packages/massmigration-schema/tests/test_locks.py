@@ -71,7 +71,7 @@ def test_an_old_transaction_is_named(shop):
     lock = shop.dialect.lock(shop.db_alias)
 
     with Reader(shop.db_alias) as reader:
-        _, found = blockers_with(reader, lock)  # without a plugin, MariaDB names those of other databases, too
+        _, found = blockers_with(reader, lock)  # without a plugin, MariaDB names the sessions of other databases, too
 
     assert found.age > dt.timedelta(milliseconds=300)
     assert found.user
