@@ -424,7 +424,13 @@ class MariaDB(MySQLLike):
 
     DURABLE: ClassVar[dict[bool, list[str]]] = {
         True: ["--innodb-buffer-pool-size=1G", "--innodb-log-file-size=1G"],
-        False: ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0"],
+        False: [
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-flush-method=nosync",
+            "--innodb-doublewrite=0",
+            "--loose-debug-no-sync",  # not in every version
+        ],
     }
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -113,6 +114,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     except Unavailable as error:
         return [*lines, f"Redis: {error}"]
     return [*lines, f"Redis: {redis.version() or 'any version'} ({redis.source}), when a test asks for it"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave the thousands of tests out of garbage collection, which would look at all of them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
