@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db import connections
 from django.test import override_settings
 
 from massmigration import conf
@@ -31,6 +32,7 @@ from massmigration.models import MigrationRecord, ShardRecord
 from massmigration.paging import sharding
 from testsupport import db_sessions, failpoints
 from testsupport.process_guard import die_with_parent
+from testsupport.processes import process_states
 from testsupport.worker_process import note_sessions
 from testsupport.worker_processes import wait_until
 
@@ -65,11 +67,11 @@ class ProcessWorker:
     def freeze(self) -> None:
         """Freeze all processes, and wait until servers have done what they had sent."""
         os.kill(self.pid, signal.SIGSTOP)
-        wait_until(lambda: _states().get(self.pid, (0, GONE))[1] == FROZEN)  # it starts no more processes
+        wait_until(lambda: process_states().get(self.pid, (0, GONE))[1] == FROZEN)  # it starts no more processes
         self.frozen = self.pids()
         for pid in self.frozen[1:]:
             _signal(pid, signal.SIGSTOP)
-        wait_until(lambda: all(_states().get(pid, (0, GONE))[1] in (FROZEN, GONE) for pid in self.frozen))
+        wait_until(lambda: all(process_states().get(pid, (0, GONE))[1] in (FROZEN, GONE) for pid in self.frozen))
         time.sleep(db_sessions.SETTLES)
 
     def thaw(self) -> None:
@@ -157,6 +159,7 @@ class ProcessFleet:
             "MM_TEST_OVERRIDES": json.dumps(self._overrides, default=_encoded),
             "MM_TEST_PARENT": str(os.getpid()),
             "MM_TEST_SESSIONS": str(noted),
+            "MM_TEST_ALIAS": self.db_alias,
             "MM_TEST_PAUSE": str(pause),
             "MM_TEST_HURRY": str(self._folder / "hurry"),
             "MM_TEST_DIE_AT": die_at,
@@ -244,6 +247,7 @@ def equip() -> None:
     if path := os.environ.get("MM_TEST_SESSIONS"):
         note_sessions(path)
         failpoints.arm()
+        connections[os.environ["MM_TEST_ALIAS"]]  # imports the driver once, and not in each process that runs a job
 
 
 def _named(given: dict[str, Any]) -> dict[str, Any]:
@@ -264,14 +268,8 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _states() -> dict[int, tuple[int, str]]:
-    """Return the parent of every process, and the first letter of its state."""
-    shown = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
-    return {int(pid): (int(parent), state[0]) for pid, parent, state in map(str.split, shown.splitlines())}
-
-
 def _with_descendants(pid: int) -> list[int]:
-    states = _states()
+    states = process_states()
     found = [pid]
     for ancestor in found:
         found += [child for child, (parent, state) in states.items() if parent == ancestor and state != GONE]

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+PROC = Path("/proc")
 GUARD = Path(__file__).with_name("process_guard.py")
 PREFIX = "massmigration-tests-"
 START_TIMEOUT = 180.0
@@ -101,6 +102,20 @@ def answers(port: int, question: bytes = b"", answer: bytes = b"") -> bool:
             return answer in connection.recv(256)
     except OSError:
         return False
+
+
+def process_states() -> dict[int, tuple[int, str]]:
+    """Return the parent of every process, and the first letter of its state."""
+    if not (PROC / "self" / "stat").exists():
+        shown = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+        return {int(pid): (int(parent), state[0]) for pid, parent, state in map(str.split, shown.splitlines())}
+    found = {}
+    for folder in PROC.glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            # The name of the program, in parentheses, may itself contain spaces and parentheses.
+            state, parent, *_ = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            found[int(folder.name)] = (int(parent), state)
+    return found
 
 
 class Process:

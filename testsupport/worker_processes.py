@@ -29,6 +29,7 @@ from massmigration.backends import handler
 from massmigration.backends.dummy import DummyBackend
 from massmigration.models import MigrationRecord, ShardRecord
 from testsupport import db_sessions
+from testsupport.processes import process_states
 from testsupport.threads import PATIENCE
 
 DUMMY = "massmigration.backends.dummy.DummyBackend"
@@ -97,8 +98,7 @@ class Worker:
         time.sleep(db_sessions.SETTLES)
 
     def is_frozen(self) -> bool:
-        shown = subprocess.run(["ps", "-o", "stat=", "-p", str(self.pid)], capture_output=True, text=True, check=True)
-        return shown.stdout.startswith("T")
+        return process_states()[self.pid][1] == "T"
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

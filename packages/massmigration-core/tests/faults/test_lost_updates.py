@@ -14,6 +14,7 @@ from massmigration.states import Status
 from testsupport.concurrent_writers import elsewhere, wait_for_waiter
 from testsupport.inline_migrations import IMMEDIATE, launch, register
 from testsupport.operations_app.models import Archived, Badge, Card, Person
+from testsupport.oracle import make_items
 from testsupport.testapp.models import Item, Place, Restaurant
 from testsupport.threads import PATIENCE
 
@@ -243,7 +244,7 @@ class LeaveByBatch(Unseen):
     ids=["object", "fields", "batch"],
 )
 def test_rows_that_leave_the_queryset_are_all_done_once(db_alias, monkeypatch, way, rows):
-    Item.objects.using(db_alias).bulk_create(Item(name="item") for _ in range(rows))
+    make_items(db_alias, rows)
 
     record = launch(register(monkeypatch, way), db_alias)
 
