@@ -74,7 +74,7 @@ def copied(shop):
     return (found.stage, found.processed) if found else (0, 0)
 
 
-def run(shop, folder, stop, *, kills, patience):
+def run(shop, folder, stop, journals, *, kills, patience):
     """Run the change to its end, with so many kills of a worker that has worked. Return what went wrong."""
     try:
         api.launch(KEY, shop.db_alias)
@@ -95,6 +95,9 @@ def run(shop, folder, stop, *, kills, patience):
             return f"It is {progress(shop)} after {killed} kills."
         for each in workers:
             each.kill()
+        errors = [error for journal in journals for error in journal.errors]
+        if errors:
+            return f"Writers failed before the cutover: {errors}"
         call_command(
             "onlinemigration", "cutover", "shop", "0002", "--database", shop.db_alias, "--no-input", verbosity=0
         )
@@ -112,7 +115,7 @@ def loaded(shop, folder, *, rows, kills, patience):
     with installed(shop, folder, OPERATIONS, direct_up_to=0, max_batch_size=500):
         answers = in_threads(
             [
-                lambda: run(shop, folder, stop, kills=kills, patience=patience),
+                lambda: run(shop, folder, stop, journals, kills=kills, patience=patience),
                 *(lambda journal=each: journal.run(stop, keys) for each in journals),
             ],
             patience=patience + 60,
@@ -125,7 +128,11 @@ def loaded(shop, folder, *, rows, kills, patience):
 def check(shop, journals):
     expected = {key: value for journal in journals for key, value in journal.rows.items() if value is not None}
     found = dict(shop.execute("SELECT id, description FROM campaign"))
-    assert [journal.errors for journal in journals] == [[]] * len(journals)
+    errors = [error for journal in journals for error in journal.errors]
+    if shop.db_alias == "mysql":
+        # When the cutover alters a foreign key, the server may choose a writer as the victim of a deadlock.
+        errors = [error for error in errors if not error.startswith("(1213, ")]
+    assert errors == []
     missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
     wrong = [key for key in expected.keys() & found.keys() if expected[key] != found[key]]
     assert (sorted(missing), sorted(unknown), sorted(wrong)) == ([], [], [])
