@@ -131,8 +131,8 @@ class Shop:
         attributes = {"operations": list(operations), "online": Online(**options)}
         return type("Migration", (OnlineMigration,), attributes)("0002_change", "shop")
 
-    def derive(self, *operations):
-        return derive(self.migration(*operations), self.state, self.db_alias)
+    def derive(self, *operations, **options):
+        return derive(self.migration(*operations, **options), self.state, self.db_alias)
 
     def apply(self, migration, *, collect_sql=False):
         """Apply a migration as the executor of `migrate` does."""

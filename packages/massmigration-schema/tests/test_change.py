@@ -27,30 +27,6 @@ SHORT = migrations.AlterField("campaign", "post", models.CharField(max_length=5,
 COLUMNS = {"about": "description", "likes": "7", "name": "name", "budget": "budget"}
 
 
-@pytest.fixture
-def start(shop, django_db_blocker):
-    """A function that launches a change of the shop, and waits until it ends or waits for an operator."""
-    registered = []
-
-    def launch(*operations, **options):
-        migration = shop.migration(*operations, **{"direct_up_to": 0, **options})
-        change = SchemaChange(ShopFile(migration, shop.state.clone()))
-        scope = store.registered(change)
-        scope.__enter__()
-        registered.append(scope)
-        api.launch(change.key, shop.db_alias)
-        return change, wait(change)
-
-    def wait(change):
-        return api.wait(change.key, shop.db_alias, timeout=PATIENCE)
-
-    launch.wait = wait
-    yield launch
-    for scope in registered:
-        scope.__exit__(None, None, None)
-    MigrationRecorder(shop.connection).record_unapplied("shop", "0002_change")
-
-
 def proceed(start, change, shop):
     api.proceed(change.key, shop.db_alias)
     return start.wait(change)

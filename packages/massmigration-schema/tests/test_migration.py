@@ -187,6 +187,7 @@ def test_sqlite_is_altered_directly(transactional_db):
         ({"strategy": "magic"}, "Online(strategy='magic'); allowed: 'auto', 'shadow', 'direct'."),
         ({"direct_up_to": -1}, "Online(direct_up_to=-1); it must be a number of rows, 0 or more."),
         ({"direct_up_to": True}, "Online(direct_up_to=True); it must be a number of rows, 0 or more."),
+        ({"reverse_sync": 1}, "Online(reverse_sync=1); allowed: True, False."),
         ({"max_batch_size": 0}, "Online(max_batch_size=0); it must be a number of rows, 1 or more."),
         ({"batch_duration": 3}, "Online(batch_duration=3); it must be a timedelta greater than 0."),
         ({"lock_patience": 3}, "Online(lock_patience=3); it must be a timedelta greater than 0."),

@@ -89,6 +89,10 @@ class SchemaChange(BaseMigration):
         """Return the statements for the tables."""
         return self.dialect(db_alias).swap(db_alias, self.derivation(db_alias), self.online.limits)
 
+    def back(self, db_alias: str) -> TableSwap:
+        """Return the statements for the way back. Raise `Refused` if there is none."""
+        return self.dialect(db_alias).swap(db_alias, self.derivation(db_alias).reversed(), self.online.limits)
+
     def rows(self, db_alias: str) -> RowSynchronizer:
         """Return the statements for the rows."""
         return self.dialect(db_alias).rows(db_alias, self.derivation(db_alias).required_plan())
@@ -139,9 +143,10 @@ class SchemaChange(BaseMigration):
         rows = self._origin_rows(db_alias)
         return rows.none() if is_last and not change.differences else rows
 
-    def _logged_rows(self, db_alias: str) -> Any:
+    def _logged_rows(self, db_alias: str, table: str = "") -> Any:
+        model = _log_model(self.app_label, table or self.swap(db_alias).tables.log_table)
         # With a condition that always holds: without one, the engine assumes that processed rows stay.
-        return all_rows(_log_model(self.file, db_alias), db_alias).filter(id__gt=0)
+        return all_rows(model, db_alias).filter(id__gt=0)
 
     def _prepare(self, db_alias: str, context: StageContext) -> None:
         with self._definitions(db_alias, context):
@@ -176,8 +181,7 @@ class SchemaChange(BaseMigration):
         self._agreed_rows(db_alias).copy(queryset)
 
     def _resync(self, row: Any, db_alias: str) -> None:
-        self._agreed_rows(db_alias).resync(row.row_key)
-        type(row).objects.using(db_alias).filter(row_key=row.row_key, id__lte=row.pk).delete()
+        _resync(row, self._agreed_rows(db_alias))
 
     def _verify(self, queryset: Any, db_alias: str, *, is_last: bool) -> None:
         found = self._agreed_rows(db_alias).verify(queryset)
@@ -210,14 +214,16 @@ class SchemaChange(BaseMigration):
                 self._require_sound(db_alias)
                 self._settle_now(db_alias)
 
+            back = self.back(db_alias).tables if self.online.reverse_sync else None
+
             def record() -> None:
                 recorder = MigrationRecorder(swap.connection)
                 if (self.app_label, self.file.name) not in recorder.applied_migrations():
                     recorder.record_applied(self.app_label, self.file.name)
-                ledger.record_swapped(db_alias, self.key)
+                ledger.record_swapped(db_alias, self.key, triggers=back.trigger_texts() if back else {})
 
-            swap.swap(record)
-            swap.finish()
+            swap.swap(record, back)
+            swap.finish(is_kept_current=back is not None)
             context.add_event("swapped the tables")
 
     def _require_sound(self, db_alias: str) -> None:
@@ -247,20 +253,22 @@ class SchemaChange(BaseMigration):
                 f"Compare them: manage.py onlinemigration verify {self.app_label} {self.file.name}",
             )
 
-    def _settle_now(self, db_alias: str) -> None:
-        """Resync what has come into the log since the last stage, each row in a transaction of its own."""
+    def _settle_now(self, db_alias: str, back: TableSwap | None = None) -> None:
+        """Resync what has come into a log since the last stage, each row in a transaction of its own."""
         left = []
-        for row in self._logged_rows(db_alias).order_by("id")[:1000]:
+        rows = self.dialect(db_alias).rows(db_alias, back.plan) if back else self._agreed_rows(db_alias)
+        logged = self._logged_rows(db_alias, (back or self.swap(db_alias)).tables.log_table)
+        for row in logged.order_by("id")[:1000]:
             try:
                 with transaction.atomic(using=db_alias):
-                    self._resync(row, db_alias)
+                    _resync(row, rows)
             except (IntegrityError, DataError) as error:
                 left.append(f"{row.row_key} ({str(error).strip().splitlines()[0]})")
         if left:
             raise ConflictsLeft(
                 "online.conflicts",
-                f"{len(left)} rows do not fit the new table: {'; '.join(left[:NAMED_CONFLICTS])}. Correct them, "
-                f"and retry.",
+                f"{len(left)} rows do not fit the {'old' if back else 'new'} table: "
+                f"{'; '.join(left[:NAMED_CONFLICTS])}. Correct them, and retry.",
             )
 
     @contextlib.contextmanager
@@ -295,6 +303,8 @@ class SchemaChange(BaseMigration):
 
     def check_action(self, action: str, db_alias: str) -> None:
         change = ledger.get(db_alias, self.key)
+        if action == "launch" and change is not None and change.reverted_at is not None:
+            raise ActionRefused(f"{self.key} was reverted, and its new table is still there. Clean it up first.")
         if action == "launch" and change is None:
             self._require_no_transaction(db_alias)
             self._require_state(db_alias)
@@ -305,7 +315,8 @@ class SchemaChange(BaseMigration):
             except NotNow as error:
                 raise ActionRefused(str(error)) from error
             self._require_sound(db_alias)
-        if action in ("forget", "restart", "fake") and change is not None and change.has_leftovers:
+        is_left = change is not None and change.has_leftovers and change.reverted_at is None
+        if action in ("forget", "restart", "fake") and change is not None and is_left:
             verb = "Clean it up" if change.is_swapped else "Abort it"
             raise ActionRefused(f"Tables or triggers of {self.key} are in the database. {verb} first.")
 
@@ -347,6 +358,8 @@ class SchemaChange(BaseMigration):
         if change.is_swapped:
             details.append(Detail(label="Swapped", value=change.swapped_at, level="success"))
             details.append(Detail(label="Old table is kept until", value=self.old_table_is_due_at(db_alias)))
+        if change.reverted_at is not None:
+            details.append(Detail(label="Reverted", value=change.reverted_at, level="warning"))
         return details
 
     def get_actions(self, db_alias: str, status: Status | None) -> Sequence[MigrationAction]:
@@ -354,9 +367,22 @@ class SchemaChange(BaseMigration):
         if change is None or not change.has_leftovers:
             return ()
         if change.is_swapped:
-            if timezone.now() < self.old_table_is_due_at(db_alias):
-                return ()
+            found = []
+            if change.reverted_at is None and self.derivation(db_alias).reverse is not None:
+                found.append(
+                    MigrationAction(
+                        name="revert",
+                        label="Revert",
+                        description="Puts the old table, which has all later writes, back in its place.",
+                        call=self.revert,
+                        permission="run",
+                        is_irreversible=True,
+                    )
+                )
+            if timezone.now() < self.old_table_is_due_at(db_alias) and change.reverted_at is None:
+                return found
             return [
+                *found,
                 MigrationAction(
                     name="cleanup",
                     label="Clean up",
@@ -364,7 +390,7 @@ class SchemaChange(BaseMigration):
                     call=self.clean_up,
                     permission="forget",
                     is_irreversible=True,
-                )
+                ),
             ]
         return [
             MigrationAction(
@@ -379,12 +405,47 @@ class SchemaChange(BaseMigration):
 
     def clean_up(self, db_alias: str, actor: str) -> str:
         """Drop the old table and the change log. Raise `Refused` before the swap."""
-        if not ledger.require(db_alias, self.key).is_swapped:
+        change = ledger.require(db_alias, self.key)
+        if not change.is_swapped:
             raise Refused("online.not_swapped", f"{self.key} has not swapped the tables. To give it up, abort it.")
         with self._verb(db_alias):
             self.swap(db_alias).cleanup()
+            if change.reverted_at is not None:
+                ledger.forget(db_alias, self.key)
+                return "The new table was dropped. The table is as it was before."
             ledger.record_cleaned(db_alias, self.key)
         return "The old table was dropped."
+
+    def revert(self, db_alias: str, actor: str) -> str:
+        """Put the old table, which was kept current, back in its place. Raise `Refused` if it was not."""
+        change, back = ledger.require(db_alias, self.key), self.back(db_alias)
+        if not change.is_swapped or change.cleaned_at is not None:
+            state = "has been cleaned up" if change.is_swapped else "has not swapped the tables"
+            raise Refused("online.revert", f"{self.key} {state}, so there is nothing to revert.")
+        with self._verb(db_alias):
+            if not back.is_swapped():
+                back.recover()
+                if not change.triggers or back.tables.trigger_texts() != change.triggers:
+                    raise Refused(
+                        "online.triggers",
+                        "Triggers that keep the old table current are gone or were altered, so it lacks rows. It "
+                        "cannot be put back.",
+                    )
+                self._settle_now(db_alias, back)
+
+            def record() -> None:
+                MigrationRecorder(back.connection).record_unapplied(self.app_label, self.file.name)
+                ledger.record_reverted(db_alias, self.key)
+
+            back.swap(record)
+            back.finish()
+        if MigrationRecord.objects.using(db_alias).filter(key=self.key).exists():
+            api.forget(self.key, db_alias, actor=actor)
+        return "The old table is in its place again. The new one is kept until the cleanup."
+
+    def is_reverted(self, db_alias: str) -> bool:
+        """Return whether the old table is in its place again."""
+        return ledger.require(db_alias, self.key).reverted_at is not None
 
     def old_table_is_due_at(self, db_alias: str) -> dt.datetime:
         """Return until when the old table is kept."""
@@ -399,8 +460,8 @@ class SchemaChange(BaseMigration):
         if record is not None and record.status in (Status.QUEUED, Status.RUNNING, Status.PAUSED, Status.WAITING):
             api.cancel(self.key, db_alias, actor=actor)
         with self._verb(db_alias):
-            swap = self.swap(db_alias)
-            if swap.is_swapped():
+            swap, change = self.swap(db_alias), ledger.get(db_alias, self.key)
+            if swap.is_swapped() or (change is not None and change.is_swapped):
                 raise Refused("online.swapped", f"{self.key} has swapped the tables already. Clean it up instead.")
             swap.abort()
             ledger.forget(db_alias, self.key)
@@ -456,15 +517,16 @@ def _derived(file: SchemaMigrationFile, db_alias: str) -> Derivation:
     return derive(file.migration, file.before(), db_alias)
 
 
+def _resync(row: Any, rows: RowSynchronizer) -> None:
+    rows.resync(row.row_key)
+    type(row).objects.using(rows.db_alias).filter(row_key=row.row_key, id__lte=row.pk).delete()
+
+
 @functools.lru_cache(maxsize=64)
-def _log_model(file: SchemaMigrationFile, db_alias: str) -> type[models.Model]:
-    """Return the change log as a model of no app."""
-    derivation = _derived(file, db_alias)
-    dialect = schema_dialect_of(db_alias)
-    assert dialect is not None
-    table = dialect.swap(db_alias, derivation, file.migration.online.limits).tables.log_table
+def _log_model(app_label: str, table: str) -> type[models.Model]:
+    """Return a change log as a model of no app."""
     meta = type(
-        "Meta", (), {"app_label": file.app_label, "managed": False, "db_table": table, "apps": Apps(), "ordering": ()}
+        "Meta", (), {"app_label": app_label, "managed": False, "db_table": table, "apps": Apps(), "ordering": ()}
     )
     attributes = {
         "__module__": __name__,

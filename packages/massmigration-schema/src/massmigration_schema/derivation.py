@@ -59,6 +59,9 @@ class Derivation:
     plan: ChangePlan | None = None
     """None: the operations are refused."""
 
+    reverse: ChangePlan | None = None
+    """The plan from the new table back to the old one, if the old one is kept current after the swap."""
+
     refusals: list[Refused] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     changes_key_type: bool = False
@@ -67,6 +70,13 @@ class Derivation:
     def old_model(self) -> type[Model]:
         """The model before the migration."""
         return self.before.apps.get_model(self.app_label, self.model_name)
+
+    def reversed(self) -> Derivation:
+        """Return the derivation of the way back. Raise `Refused` if there is none."""
+        if self.reverse is None:
+            name = f"{self.app_label}.{self.name}"
+            raise Refused("online.revert", f"{name} cannot be reverted: it has no Online(reverse_sync=True).")
+        return dataclasses.replace(self, plan=self.reverse, reverse=self.plan)
 
     def required_plan(self) -> ChangePlan:
         """Return the plan. Raise `RefusedForReasons` if there is none."""
@@ -93,7 +103,8 @@ def derive(migration: Any, before: ProjectState, db_alias: str) -> Derivation:
     found = dataclasses.replace(found, refusals=refusals)
     if refusals:
         return found
-    return _Follower(dataclasses.replace(found, model_name=names.pop()), db_alias).followed()
+    is_reversible = getattr(migration, "online", None) is not None and migration.online.reverse_sync
+    return _Follower(dataclasses.replace(found, model_name=names.pop()), db_alias).followed(is_reversible)
 
 
 def _refused_operations(operations: Sequence[Operation]) -> Iterator[Refused]:
@@ -124,7 +135,7 @@ class _Follower:
         self._many_to_many = {field.name for field in found.old_model._meta.local_many_to_many}
         self._state = without_children(found.before, found.app_label, found.model_name)
 
-    def followed(self) -> Derivation:
+    def followed(self, is_reversible: bool) -> Derivation:
         """Return the derivation with its plan, refusals and warnings."""
         for operation in self._found.operations:
             before = self._fields()
@@ -133,10 +144,12 @@ class _Follower:
             self._judge(operation, before, self._fields())
         self._check_model()
         plan = self._plan()
+        reverse = self._reverse(plan) if is_reversible else None
         self._warn_of_children()
         return dataclasses.replace(
             self._found,
             plan=None if self._refusals else plan,
+            reverse=reverse,
             refusals=list(self._refusals),
             warnings=list(self._warnings),
             changes_key_type=type_of(self._old_key, self._connection) != type_of(self._new_key, self._connection),
@@ -259,6 +272,31 @@ class _Follower:
             columns=tuple(column for column in columns if column is not None),
             is_lossy=self._is_lossy,
             operations=hashlib.sha256("\n".join(map(_text, self._found.operations)).encode()).hexdigest(),
+        )
+
+    def _reverse(self, plan: ChangePlan) -> ChangePlan:
+        """Return the plan of the way back. Columns that the new table lacks get their default in new rows."""
+        fields = self._model._meta.local_concrete_fields
+        new = {self._sources[field.name].name: field for field in fields if field.name in self._sources}
+        columns = []
+        for old in self._found.old_model._meta.local_concrete_fields:
+            name, kept = str(old.column), new.get(old.name)
+            if getattr(old, "generated", False):
+                continue
+            if kept is not None:
+                bases = [base_type(each, self._connection) for each in (kept, old)]
+                cast = bases[1] if bases[0] != bases[1] else ""
+                columns.append(MappedColumn(name=name, source=str(kept.column), cast=cast))
+            elif not has_db_default(old) and (literal := self._literal(old)):
+                columns.append(MappedColumn(name=name, literal=literal))
+            elif not has_db_default(old) and not old.null:
+                self._refuse(
+                    "online.revert",
+                    f"{old.name} is removed, and is NOT NULL without a default: with reverse_sync, new rows would have "
+                    "no value for it in the old table. Make it nullable first, or do without reverse_sync.",
+                )
+        return dataclasses.replace(
+            plan, old_key=plan.new_key, new_key=plan.old_key, columns=tuple(columns), is_lossy=True, is_reverse=True
         )
 
     def _mapped(self, field: AnyField) -> MappedColumn | None:

@@ -84,16 +84,21 @@ def record_verified(db_alias: str, key: str) -> None:
     _update(db_alias, key, verified_at=timezone.now(), differences_left=0)
 
 
-def record_swapped(db_alias: str, key: str) -> None:
-    """Record the swap: the table may have another change from now on."""
+def record_swapped(db_alias: str, key: str, *, triggers: dict[str, str]) -> None:
+    """Record the swap. The table may have another change from now on, unless it has triggers of the way back."""
     OnlineChange.objects.using(db_alias).filter(key=key, swapped_at=None).update(
-        swapped_at=timezone.now(), active_table=None
+        swapped_at=timezone.now(), triggers=triggers, active_table=models.F("active_table") if triggers else None
     )
+
+
+def record_reverted(db_alias: str, key: str) -> None:
+    """Record that the old table is in its place again."""
+    OnlineChange.objects.using(db_alias).filter(key=key, reverted_at=None).update(reverted_at=timezone.now())
 
 
 def record_cleaned(db_alias: str, key: str) -> None:
     """Record that nothing of the change is left in the database."""
-    _update(db_alias, key, cleaned_at=timezone.now())
+    _update(db_alias, key, cleaned_at=timezone.now(), active_table=None)
 
 
 def forget(db_alias: str, key: str) -> None:

@@ -26,6 +26,7 @@ class OnlineChange(models.Model):
     started_at = models.DateTimeField()
     verified_at = models.DateTimeField(null=True)
     swapped_at = models.DateTimeField(null=True)
+    reverted_at = models.DateTimeField(null=True)
     cleaned_at = models.DateTimeField(null=True)
 
     class Meta:

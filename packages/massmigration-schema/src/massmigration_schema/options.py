@@ -49,6 +49,9 @@ class Online:
     cutover: str = "manual"
     """`"manual"`: wait for a person before the swap. `"auto"`: swap as soon as the tables are equal."""
 
+    reverse_sync: bool = False
+    """Whether triggers keep the old table current after the swap, so that `revert` loses nothing."""
+
     keep_old: dt.timedelta = dt.timedelta(days=7)
     """How long the old table is kept after the swap."""
 
@@ -67,6 +70,8 @@ class Online:
             rows: Any = getattr(self, name)
             if not isinstance(rows, int) or isinstance(rows, bool) or rows < least:
                 raise BadMigrationFile(f"Online({name}={rows!r}); it must be a number of rows, {least} or more.")
+        if not isinstance(self.reverse_sync, bool):
+            raise BadMigrationFile(f"Online(reverse_sync={self.reverse_sync!r}); allowed: True, False.")
         nice: Any = self.nice
         if not isinstance(nice, (int, float)) or isinstance(nice, bool) or nice < 0:
             raise BadMigrationFile(f"Online(nice={nice!r}); it must be a number, 0 or more.")

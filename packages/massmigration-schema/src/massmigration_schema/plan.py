@@ -39,6 +39,9 @@ class ChangePlan:
     is_lossy: bool
     """Whether there may be rows that do not fit the new definition."""
 
+    is_reverse: bool = False
+    """Whether the plan leads from the new definition back to the old one. Rows keep what the new table lacks."""
+
     operations: str = ""
     """SHA-256 of the operations: some of them, such as indexes, are in no column."""
 
@@ -51,6 +54,11 @@ class ChangePlan:
     def tag(self) -> str:
         """Six hexadecimal digits that stand for the change in the names of tables and triggers."""
         return hashlib.sha1(self.key.encode()).hexdigest()[:6]  # a name, not a secret
+
+    @property
+    def updated(self) -> tuple[MappedColumn, ...]:
+        """The columns that an update of a row writes."""
+        return tuple(column for column in self.columns if column.source or not self.is_reverse)
 
     @property
     def fingerprint(self) -> str:

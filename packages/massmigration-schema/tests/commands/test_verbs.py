@@ -13,14 +13,20 @@ KEY = "shop:0002_change.schema"
 
 
 @pytest.fixture
-def online(shop, tmp_path, capsys):
+def options():
+    """The options of the migration."""
+    return {}
+
+
+@pytest.fixture
+def online(shop, tmp_path, capsys, options):
     """A function that runs `onlinemigration`, and returns its output; the app's second migration adds a column."""
 
     def run(verb, *arguments, name=("shop", "0002")):
         call_command("onlinemigration", verb, *name, "--database", shop.db_alias, *arguments, verbosity=0)
         return capsys.readouterr().out
 
-    with installed(shop, tmp_path, LIKES, direct_up_to=0, strategy="shadow"):
+    with installed(shop, tmp_path, LIKES, direct_up_to=0, strategy="shadow", **options):
         yield run
 
 
@@ -73,6 +79,22 @@ def test_an_abort_leaves_the_table_as_it_was(shop, online):
 
     assert shop.definition() == before
     assert status(shop) is None
+
+
+@pytest.mark.parametrize("options", [{"reverse_sync": True}])
+def test_a_change_is_reverted_and_cleaned_up(shop, online, monkeypatch):
+    shop.fill(3)
+    before = shop.definition()
+    online("start")
+    online("cutover", "--no-input")
+    answer(monkeypatch, "0002_change")
+
+    reverted = online("revert")
+
+    assert reverted == "The old table is in its place again. The new one is kept until the cleanup.\n"
+    assert shop.definition() == before
+    assert online("cleanup") == "The new table was dropped. The table is as it was before.\n"
+    assert online("orphans", name=()) == ""
 
 
 @pytest.mark.parametrize("verb", ["cutover", "abort"])

@@ -69,7 +69,7 @@ def persistently(call):
 class Making:
     """A change of a shop with rows and children, whose steps a test calls."""
 
-    def __init__(self, shop):
+    def __init__(self, shop, **options):
         self.shop = shop
         shop.drop()
         shop.state = type(shop.state)()
@@ -79,7 +79,7 @@ class Making:
         for campaign in shop.objects().all():
             shop.objects("Note").create(campaign_id=campaign.pk, text="n")
         self.before = shop.definition(), shop.definition("shop_note")
-        self.change = SchemaChange(ShopFile(shop.migration(*OPERATIONS), shop.state.clone()))
+        self.change = SchemaChange(ShopFile(shop.migration(*OPERATIONS, **options), shop.state.clone()))
         self.context = StageContext(key=self.change.key, db_alias=shop.db_alias, attempt_id="", stage=0)
         self.direct = Change(shop, *OPERATIONS)
 
@@ -94,6 +94,9 @@ class Making:
 
     def cut_over(self):
         self.change._cut_over(self.shop.db_alias, self.context)
+
+    def revert(self):
+        self.change.revert(self.shop.db_alias, "code:test")
 
     def clean_up(self):
         self.change.clean_up(self.shop.db_alias, "code:test")
@@ -120,12 +123,12 @@ def kinds(listed):
     return [f"{each.code} {each.name}" for each in listed]
 
 
-def trials(shop, dying, *, before, after, check):
+def trials(shop, dying, *, before, after, check, **options):
     """Die after each statement of a step in turn. Return how often, and what was wrong afterwards, by statement."""
     found, count = {}, 0
     while True:
         count += 1
-        making = Making(shop)
+        making = Making(shop, **options)
         for name in before:
             getattr(making, name)()
         with killed_after(shop.db_alias, count) as deaths:
@@ -210,6 +213,65 @@ def test_a_process_that_dies_in_the_cleanup(shop, plain):
 
     assert found == {}
     assert count >= 2
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_a_process_that_dies_in_a_cutover_that_can_be_reverted(shop):
+    count, found = trials(
+        shop,
+        "cut_over",
+        before=["prepare", "copy", "make_ready"],
+        after=["cut_over", "write", "revert", "clean_up"],
+        check=compare_with_before,
+        reverse_sync=True,
+    )
+
+    assert found == {}
+    assert count >= 10
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_in_a_revert(shop):
+    count, found = trials(
+        shop,
+        "revert",
+        before=["prepare", "copy", "make_ready", "cut_over", "write"],
+        after=["revert", "clean_up"],
+        check=compare_with_before,
+        reverse_sync=True,
+    )
+
+    assert found == {}
+    assert count >= 5
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_a_process_that_dies_in_the_cleanup_of_a_change_that_could_be_reverted(shop, plain):
+    count, found = trials(
+        shop,
+        "clean_up",
+        before=["prepare", "copy", "make_ready", "cut_over", "write"],
+        after=["clean_up"],
+        check=compare_with_plain(plain),
+        reverse_sync=True,
+    )
+
+    assert found == {}
+    assert count >= 2
+
+
+def compare_with_before(making):
+    """Return what differs from the definitions and rows before the change, and what is left of it."""
+    shop = making.shop
+    listed = [
+        *differences(shop.definition(), making.before[0]),
+        *differences(shop.definition("shop_note"), making.before[1]),
+    ]
+    rows = sorted(shop.execute("SELECT name, description FROM campaign"))
+    wrong = [] if rows == [("name 0", "d"), ("name 1", "written"), ("name 2", "d")] else [f"rows: {rows}"]
+    return kinds(listed) + wrong + [str(orphan) for orphan in shop.catalog.orphans()]
 
 
 @pytest.mark.chaos

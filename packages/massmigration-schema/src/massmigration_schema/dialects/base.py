@@ -168,7 +168,7 @@ class RowSynchronizer(Statements, ABC):
     def assignments(self, alias: str, target: str = "") -> str:
         """Return the assignments of these values to the columns, separated by commas."""
         return ", ".join(
-            f"{target}{self.quote(column.name)} = {self.expression(column, alias)}" for column in self.plan.columns
+            f"{target}{self.quote(column.name)} = {self.expression(column, alias)}" for column in self.plan.updated
         )
 
     def expression(self, column: MappedColumn, alias: str) -> str:
@@ -227,6 +227,10 @@ class TableBuilder(Statements, ABC):
     @abstractmethod
     def create_triggers(self) -> None:
         """Make the triggers that write every change of the old table to the new one."""
+
+    @abstractmethod
+    def create_back(self) -> None:
+        """Make the log and the triggers of the way back, as a part of the swap."""
 
     @abstractmethod
     def names_of_foreign_keys(self) -> dict[str, str]:
@@ -300,16 +304,21 @@ class TableSwap(Statements, ABC):
         """Undo what a process that died in the middle of a swap has left, if the tables are not swapped."""
 
     @abstractmethod
-    def swap(self, record: Callable[[], None]) -> None:
+    def swap(self, record: Callable[[], None], back: TableBuilder | None = None) -> None:
         """Swap the tables, unless they are swapped, and call `record` in the same transaction if there is one.
 
         Foreign keys of other tables refer to the new table then. Raise `ConflictsLeft` if the change log is not empty,
         and `LockNotGranted`: nothing is changed then.
+
+        `back`: the tables of the way back. Their log and triggers are made, and work from the swap on.
         """
 
     @abstractmethod
-    def finish(self) -> None:
-        """Do what can be done after the swap without the lock of the table. May be repeated."""
+    def finish(self, *, is_kept_current: bool = False) -> None:
+        """Do what can be done after the swap without the lock of the table. May be repeated.
+
+        `is_kept_current`: the table that was replaced has the same rows, so that its foreign keys are in nobody's way.
+        """
 
     @abstractmethod
     def cleanup(self) -> None:

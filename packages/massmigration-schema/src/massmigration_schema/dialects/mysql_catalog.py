@@ -196,12 +196,12 @@ class BaseMySQLCatalog(Catalog):
         found = []
         for name, table in self.rows(
             "SELECT trigger_name, event_object_table FROM information_schema.triggers WHERE trigger_schema = "
-            "DATABASE() AND trigger_name REGEXP '^mm_[0-9a-f]{6}_(strict_)?(del|upd|ins)_' ORDER BY 1"
+            "DATABASE() AND trigger_name REGEXP '^mm_[0-9a-f]{6}_(back_)?(strict_)?(del|upd|ins)_' ORDER BY 1"
         ):
             found.append(Orphan(kind="trigger", name=name, table=table, tag=name.split("_")[1]))
         for (name,) in self.rows(
             "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_type = "
-            "'BASE TABLE' AND table_name REGEXP '^_(.*_mm[nod]_[0-9a-f]{6}|mmc_[0-9a-f]{12})$' ORDER BY 1"
+            "'BASE TABLE' AND table_name REGEXP '^_(.*_mm[nodr]_[0-9a-f]{6}|mmc_[0-9a-f]{12})$' ORDER BY 1"
         ):
             found.append(Orphan(kind="table", name=name, tag="" if name.startswith("_mmc_") else name[-6:]))
         return found

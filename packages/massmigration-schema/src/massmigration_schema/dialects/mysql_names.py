@@ -22,12 +22,17 @@ class MySQLNames(Statements):
 
     def __init__(self, db_alias: str, plan: ChangePlan) -> None:
         super().__init__(db_alias)
-        self._tag = plan.tag
+        self._tag, self._word = plan.tag, "back_" if plan.is_reverse else ""
         stem = f"_{plan.table[:MAX_STEM]}"
         self.origin_name = plan.table
-        self.shadow_name = f"{stem}_mmn_{plan.tag}"
-        self.old_name = f"{stem}_mmo_{plan.tag}"
-        self.log_name = f"{stem}_mmd_{plan.tag}"
+        names = [f"{stem}_mmn_{plan.tag}", f"{stem}_mmo_{plan.tag}"]
+        self.shadow_name, self.old_name = reversed(names) if plan.is_reverse else names
+        """The names of the table that will be in use, and of the one that was."""
+
+        self.log_names = [f"{stem}_mmd_{plan.tag}", f"{stem}_mmr_{plan.tag}"]
+        """The logs of both directions."""
+
+        self.log_name = self.log_names[plan.is_reverse]
         self.origin = self.quote(self.origin_name)
         self.shadow = self.quote(self.shadow_name)
         self.old = self.quote(self.old_name)
@@ -39,4 +44,4 @@ class MySQLNames(Statements):
         """The names, by event, of second triggers that refuse what does not fit. Only MySQL needs them."""
 
     def _trigger(self, event: str) -> str:
-        return f"{PREFIX}{self._tag}_{event}_{self.origin_name}"[:MAX_NAME]
+        return f"{PREFIX}{self._tag}_{self._word}{event}_{self.origin_name}"[:MAX_NAME]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from massmigration_schema.dialects.base import TableSwap
+from massmigration_schema.dialects.base import TableBuilder, TableSwap
 from massmigration_schema.dialects.mysql_catalog import CHECKED, FOREIGN_KEYS, MAX_FOREIGN_KEY
 from massmigration_schema.dialects.mysql_editor import without_checks
+from massmigration_schema.dialects.mysql_names import MySQLNames
 from massmigration_schema.dialects.mysql_tables import BaseMySQLTables
 from massmigration_schema.exceptions import Refused
 
@@ -52,7 +54,7 @@ class MySQLSwap(TableSwap):
     def log_size(self) -> int:
         return int(self.value(f"SELECT COUNT(*) FROM {self._names.log}"))
 
-    def swap(self, record: Callable[[], None]) -> None:
+    def swap(self, record: Callable[[], None], back: TableBuilder | None = None) -> None:
         names, tables = self._names, self._tables
         if not self._exists(names.origin_name) and self._exists(names.shadow_name):
             # A server without atomic RENAME has crashed in the middle of it.
@@ -65,7 +67,9 @@ class MySQLSwap(TableSwap):
                     tables.make_strict()
                 self.require_empty_log()
                 # Every parent is in the new table now, and stays there.
-                self._move_children(names.origin_name, names.shadow_name, temporary)
+                self._move_children(names.origin_name, names.shadow_name, is_forward=True)
+                if back is not None:
+                    back.create_back()
                 tables.patient(
                     lambda: self.execute(
                         f"RENAME TABLE {names.origin} TO {names.old}, {names.shadow} TO {names.origin}"
@@ -74,6 +78,8 @@ class MySQLSwap(TableSwap):
             except BaseException:
                 if not self.is_swapped():
                     self.recover()
+                    if back is not None:
+                        self._drop_back()
                 raise
         tables.drop_triggers()
         record()
@@ -82,8 +88,16 @@ class MySQLSwap(TableSwap):
         return bool(self._tables.strict_events())
 
     def recover(self) -> None:
-        self._move_children(self._names.shadow_name, self._names.origin_name, final)
+        self._move_children(self._names.shadow_name, self._names.origin_name, is_forward=False)
         self._tables.make_lenient()
+
+    def _drop_back(self) -> None:
+        """Drop the triggers and the log of the way back."""
+        plan = dataclasses.replace(self.plan, is_reverse=True)
+        names = MySQLNames(self.db_alias, plan)
+        for name in (*names.refusing_triggers.values(), *names.triggers.values()):
+            self._tables.alter_triggers(f"DROP TRIGGER IF EXISTS {self.quote(name)}")
+        self._tables.drop_tables(names.log_name)
 
     def _foreign_keys(self, where: str, table: str) -> list[tuple[str, str, list[Any]]]:
         """Return table, name and parts of the foreign keys of a table, or to it."""
@@ -92,12 +106,13 @@ class MySQLSwap(TableSwap):
             grouped[child, name].append(rest)
         return [(child, name, parts) for (child, name), parts in grouped.items()]
 
-    def _move_children(self, source: str, target: str, rename: Callable[[str], str]) -> None:
+    def _move_children(self, source: str, target: str, *, is_forward: bool) -> None:
         """Have the foreign keys of other tables refer to another table: in place, without a check of their rows."""
+        rename = temporary if is_forward is not self.plan.is_reverse else final
         for child, name, parts in self._foreign_keys("k.referenced_table_name", source):
             if child in (self._names.origin_name, self._names.shadow_name, self._names.old_name):
                 continue
-            self._point(child, name, parts, target, rename(name), is_forward=source == self._names.origin_name)
+            self._point(child, name, parts, target, rename(name), is_forward=is_forward)
 
     def _point(
         self, child: str, name: str, parts: list[Any], target: str, new_name: str, *, is_forward: bool | None = None
@@ -135,13 +150,17 @@ class MySQLSwap(TableSwap):
 
         self._tables.patient(alter, table)
 
-    def finish(self) -> None:
-        """Do nothing: everything was done before the swap."""
+    def finish(self, *, is_kept_current: bool = False) -> None:
+        """Drop the foreign keys of the table that is not used any more: its rows would keep others from going."""
+        if not is_kept_current:
+            for _, name, _ in self._foreign_keys("k.table_name", self._names.old_name):
+                self._alter(self._names.old_name, f"DROP FOREIGN KEY {self.quote(name)}")
 
     def cleanup(self) -> None:
         names = self._names
-        with without_checks(self.execute):
-            self.execute(f"DROP TABLE IF EXISTS {names.old}, {names.log}")
+        self._drop_back()
+        # After a revert, the new table has the name that it had before the swap.
+        self._tables.drop_tables(names.old_name, names.shadow_name, *names.log_names)
         for where in ("k.table_name", "k.referenced_table_name"):
             for child, name, parts in self._foreign_keys(where, names.origin_name):
                 if name.endswith(SUFFIX):
@@ -149,7 +168,7 @@ class MySQLSwap(TableSwap):
 
     def abort(self) -> None:
         self._tables.drop_triggers()
-        self._move_children(self._names.shadow_name, self._names.origin_name, final)
+        self._move_children(self._names.shadow_name, self._names.origin_name, is_forward=False)
         self._tables.drop()
 
 

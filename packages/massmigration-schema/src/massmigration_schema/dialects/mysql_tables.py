@@ -52,6 +52,8 @@ class BaseMySQLTables(TableBuilder):
         super().__init__(db_alias, derivation, limits)
         self.lock = self.lock_class(db_alias)
         self.names = MySQLNames(db_alias, self.plan)
+        self.triggered = self.names.origin
+        """The table that the triggers are made on."""
 
     @property
     def log_table(self) -> str:
@@ -60,16 +62,8 @@ class BaseMySQLTables(TableBuilder):
     def build(self) -> None:
         """Make the tables. Nothing of it is transactional, so the tables of an earlier try are dropped first."""
         names = self.names
-        self.execute(f"DROP TABLE IF EXISTS {names.shadow}, {names.log}")
-        key_type = self.value(
-            "SELECT column_type FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s "
-            "AND column_name = %s",
-            [names.origin_name, self.plan.old_key],
-        )
-        self.execute(
-            f"CREATE TABLE {names.log} (id bigint AUTO_INCREMENT PRIMARY KEY, row_key {key_type} NOT NULL, "
-            "why varchar(255) NOT NULL, at datetime(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE=InnoDB"
-        )
+        self.execute(f"DROP TABLE IF EXISTS {names.shadow}")
+        self._create_log(names.origin_name)
         self.execute(f"CREATE TABLE {names.shadow} LIKE {names.origin}")
         definition = self.rows(f"SHOW CREATE TABLE {names.origin}")[0][1]
         if found := re.search(r"\bAUTO_INCREMENT=(\d+)", definition):
@@ -77,6 +71,29 @@ class BaseMySQLTables(TableBuilder):
             self.execute(f"ALTER TABLE {names.shadow} AUTO_INCREMENT = {found[1]}")
         self._run_operations()
         self._add_indexes_of_foreign_keys()
+
+    def _create_log(self, table: str) -> None:
+        """Make the log again, for the keys of a table."""
+        key_type = self.value(
+            "SELECT column_type FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s "
+            "AND column_name = %s",
+            [table, self.plan.old_key],
+        )
+        self.execute(f"DROP TABLE IF EXISTS {self.names.log}")
+        self.execute(
+            f"CREATE TABLE {self.names.log} (id bigint AUTO_INCREMENT PRIMARY KEY, row_key {key_type} NOT NULL, "
+            "why varchar(255) NOT NULL, at datetime(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE=InnoDB"
+        )
+
+    def create_back(self) -> None:
+        """Make the log and the triggers of the way back, on the table that will be in use.
+
+        They write to a name that the old table gets by the swap, and pass over that it does not exist yet.
+        """
+        self._create_log(self.names.old_name)
+        self.triggered = self.names.old
+        self.create_triggers()
+        self.triggered = self.names.origin
 
     def _run_operations(self) -> None:
         derivation, names = self.derivation, self.names
@@ -146,8 +163,9 @@ class BaseMySQLTables(TableBuilder):
         )
         lenient += self.lenient_beginning
         beginnings = dict.fromkeys(STRICT_EVENTS, GONE + (lenient if is_lenient else ""))
+        start = {event: f"AFTER {verb} ON {self.triggered} FOR EACH ROW" for event, verb in VERBS.items()}
         return {
-            event: f"AFTER {VERBS[event]} ON {names.origin} FOR EACH ROW BEGIN {beginnings.get(event, GONE)}{body} END"
+            event: f"{start[event]} BEGIN {beginnings.get(event, GONE)}{body} END"
             for event, body in self.bodies().items()
         }
 
@@ -158,6 +176,10 @@ class BaseMySQLTables(TableBuilder):
         insert = f"INSERT INTO {shadow} ({rows.names}) VALUES ({rows.expressions('NEW')});"
         delete = f"DELETE FROM {shadow} WHERE {new} = OLD.{old};"
         update = f"UPDATE {shadow} SET {rows.assignments('NEW')} WHERE {new} = OLD.{old};"
+        if self.plan.is_reverse:  # the row has more columns, so it is moved; it stays behind if it does not fit
+            missing = f"IF NOT EXISTS (SELECT 1 FROM {shadow} WHERE {new} = NEW.{old}) THEN {insert} END IF;"
+            moved = f"IF NOT OLD.{old} <=> NEW.{old} THEN {delete} END IF;"
+            return {"del": delete, "upd": f"{update} {moved} {missing}", "ins": insert}
         return {
             "del": delete,
             "upd": f"IF OLD.{old} <=> NEW.{old} THEN {update} ELSE {delete} {insert} END IF;",
@@ -165,10 +187,10 @@ class BaseMySQLTables(TableBuilder):
         }
 
     def made(self) -> list[str]:
-        names = [self.names.shadow_name, self.names.old_name, self.names.log_name]
+        names = [self.names.shadow_name, self.names.old_name, *self.names.log_names]
         tables: Sequence[Any] = self.rows(
             "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() "
-            "AND table_name IN (%s, %s, %s) ORDER BY 1",
+            "AND table_name IN (%s, %s, %s, %s) ORDER BY 1",
             names,
         )
         return [*(name for (name,) in tables), *self.trigger_texts()]
@@ -185,5 +207,9 @@ class BaseMySQLTables(TableBuilder):
 
     def drop(self) -> None:
         self.drop_triggers()
+        self.drop_tables(self.names.shadow_name, *self.names.log_names)
+
+    def drop_tables(self, *names: str) -> None:
+        """Drop tables, if they exist."""
         with without_checks(self.execute):
-            self.execute(f"DROP TABLE IF EXISTS {self.names.shadow}, {self.names.log}")
+            self.execute(f"DROP TABLE IF EXISTS {', '.join(map(self.quote, names))}")

@@ -272,7 +272,7 @@ class PostgreSQLCatalog(Catalog):
         found = []
         for name, table in self.rows(
             "SELECT quote_ident(tgname), tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal "
-            "AND tgname ~ '^mm_sync_[0-9a-f]{6}_(rows|truncate)$' ORDER BY 1"
+            "AND tgname ~ '^mm_(sync|back)_[0-9a-f]{6}_(rows|truncate)$' ORDER BY 1"
         ):
             found.append(Orphan(kind="trigger", name=name, table=table, tag=name.split("_")[2]))
         for (name,) in self.rows(

@@ -22,14 +22,21 @@ class PostgreSQLNames(Statements):
     def __init__(self, db_alias: str, plan: ChangePlan) -> None:
         super().__init__(db_alias)
         self.plan = plan
-        self.shadow_schema = f"{SHADOWS}{plan.tag}"
-        self.old_schema = f"{OLD}{plan.tag}"
+        self.own_schema = f"{SHADOWS}{plan.tag}"
+        """The schema of the logs and functions, in both directions."""
+
+        schemas = [self.own_schema, f"{OLD}{plan.tag}"]
+        self.shadow_schema, self.old_schema = reversed(schemas) if plan.is_reverse else schemas
+        """The schemas of the table that will be in use, and of the one that was."""
+
         self.table = self.quote(plan.table)
         self.shadow = f"{self.shadow_schema}.{self.table}"
         self.old = f"{self.old_schema}.{self.table}"
-        self.log = f"{self.shadow_schema}.change_log"
-        self.function = f"{self.shadow_schema}.sync"
-        self.trigger = f"mm_sync_{plan.tag}"
+        self.log_name = "reverse_log" if plan.is_reverse else "change_log"
+        self.log = f"{self.own_schema}.{self.log_name}"
+        word = "back" if plan.is_reverse else "sync"
+        self.function = f"{self.own_schema}.{word}"
+        self.trigger = f"mm_{word}_{plan.tag}"
 
     @functools.cached_property
     def schema(self) -> str:

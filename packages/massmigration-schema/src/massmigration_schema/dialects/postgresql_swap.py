@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
-from massmigration_schema.dialects.base import TableSwap, verbatim
+from massmigration_schema.dialects.base import Rows, TableBuilder, TableSwap, verbatim
 from massmigration_schema.dialects.postgresql_tables import PostgreSQLTables
 from massmigration_schema.exceptions import Refused
 
@@ -42,7 +43,7 @@ class PostgreSQLSwap(TableSwap):
     def log_size(self) -> int:
         return int(self.value(f"SELECT count(*) FROM {self._names.log}"))
 
-    def swap(self, record: Callable[[], None]) -> None:
+    def swap(self, record: Callable[[], None], back: TableBuilder | None = None) -> None:
         if self.is_swapped():
             record()
             return
@@ -57,9 +58,17 @@ class PostgreSQLSwap(TableSwap):
             self.execute(f"CREATE SCHEMA IF NOT EXISTS {names.old_schema}")
             self.execute(f"ALTER TABLE {names.origin} SET SCHEMA {names.old_schema}")
             self.execute(f"ALTER TABLE {names.shadow} SET SCHEMA {names.schema}")
+            if back is not None:
+                back.create_back()
             record()
 
         self._tables.patient(swap)
+
+    def _children(self) -> Rows:
+        """Return the foreign keys of other tables that refer to the table."""
+        origin = self._names.origin.replace("%%", "%")  # found by the search path, which is another one below
+        with self._tables.catalog.qualified():
+            return self.rows(CHILDREN, [origin])
 
     def _move_sequences(self) -> None:
         """Set the new sequences to the numbers of the old ones, whatever the greatest key is."""
@@ -72,8 +81,7 @@ class PostgreSQLSwap(TableSwap):
 
     def _move_children(self) -> None:
         """Have the foreign keys of other tables refer to the new table. Their rows are checked after the swap."""
-        with self._tables.catalog.qualified():
-            children = self.rows(CHILDREN, [self._names.origin.replace("%%", "%")])
+        children = self._children()
         new_names = {column.source: column.name for column in self.plan.columns if column.source}
         for child, name, text, is_valid, columns, targets, target_names, table in children:
             missing = [each for each in target_names if each not in new_names]
@@ -97,10 +105,11 @@ class PostgreSQLSwap(TableSwap):
                     f"COMMENT ON CONSTRAINT {verbatim(name)} ON {verbatim(child)} IS 'massmigration: to be validated'"
                 )
 
-    def finish(self) -> None:
+    def finish(self, *, is_kept_current: bool = False) -> None:
         """Check the rows of other tables that refer to this one. New rows are checked already."""
-        with self._tables.catalog.qualified():
-            children = self.rows(CHILDREN, [self._names.origin.replace("%%", "%")])
+        if not is_kept_current:
+            self._drop_foreign_keys()
+        children = self._children()
         for child, name, _, is_valid, *_ in children:
             mark = self.value(
                 "SELECT obj_description(oid, 'pg_constraint') FROM pg_constraint WHERE conrelid = %s::regclass "
@@ -113,8 +122,17 @@ class PostgreSQLSwap(TableSwap):
                 self.execute(f"ALTER TABLE {verbatim(child)} VALIDATE CONSTRAINT {verbatim(name)}")
             self.execute(f"COMMENT ON CONSTRAINT {verbatim(name)} ON {verbatim(child)} IS NULL")
 
+    def _drop_foreign_keys(self) -> None:
+        """Drop the foreign keys of the table that is not used any more: its rows would keep others from going."""
+        names = self._names
+        for name in self._tables.foreign_keys_of(names.old).values():
+            drop = f"ALTER TABLE {names.old} DROP CONSTRAINT {self.quote(name)}"
+            self._tables.patient(functools.partial(self.execute, drop))
+
     def cleanup(self) -> None:
         names = self._names
+        # The way back has triggers on the table that is used.
+        self._tables.patient(lambda: self.execute(f"DROP FUNCTION IF EXISTS {names.own_schema}.back() CASCADE"))
         # Without CASCADE: what others have made of the old table since the swap is theirs.
         self.execute(f"DROP TABLE IF EXISTS {names.old}")
         self.execute(f"DROP SCHEMA IF EXISTS {names.old_schema}")

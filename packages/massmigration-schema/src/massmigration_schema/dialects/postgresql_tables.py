@@ -70,7 +70,7 @@ class PostgreSQLTables(TableBuilder):
     @property
     def log_table(self) -> str:
         # Django leaves a name as it is that begins and ends with a quotation mark.
-        return f'"{self.names.shadow_schema}"."change_log"'
+        return f'"{self.names.own_schema}"."{self.names.log_name}"'
 
     def build(self) -> None:
         """Make the tables in one transaction, which locks no other table against its writers.
@@ -177,9 +177,10 @@ class PostgreSQLTables(TableBuilder):
         self.rows("SELECT set_config('search_path', %s, true)", [before])
 
     def names_of_foreign_keys(self) -> dict[str, str]:
-        return self._foreign_keys_of(self.names.origin)
+        return self.foreign_keys_of(self.names.origin)
 
-    def _foreign_keys_of(self, table: str) -> dict[str, str]:
+    def foreign_keys_of(self, table: str) -> dict[str, str]:
+        """Return the names of a table's foreign keys, by column."""
         return dict(self.rows(FOREIGN_KEYS, [table.replace("%%", "%")]))
 
     def _add_foreign_keys(self) -> None:
@@ -188,7 +189,7 @@ class PostgreSQLTables(TableBuilder):
         They are made at the end, because Django would make some of them again, and to drop one locks the other table
         against its readers.
         """
-        made = self._foreign_keys_of(self.names.shadow)
+        made = self.foreign_keys_of(self.names.shadow)
         for key in self.foreign_keys():
             if key.column not in made:
                 self.execute(
@@ -220,45 +221,51 @@ class PostgreSQLTables(TableBuilder):
 
     def create_triggers(self) -> None:
         """Make the function and the triggers in one transaction. It needs the lock of the whole table."""
+        self.patient(self._create_triggers)
+
+    def create_back(self) -> None:
+        """Make the log and the triggers of the way back, in the transaction of the swap."""
+        self._create_log()
+        self._create_triggers()
+
+    def _create_triggers(self) -> None:
         names = self.names
-
-        def make() -> None:
+        self.execute(
+            f"CREATE OR REPLACE FUNCTION {names.function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+            f"SET search_path = pg_catalog, {names.schema}, pg_temp AS $massmigration${self._body()}$massmigration$"
+        )
+        self.drop_triggers()
+        events = (("rows", "INSERT OR UPDATE OR DELETE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
+        for name, event, each in events:
             self.execute(
-                f"CREATE OR REPLACE FUNCTION {names.function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
-                f"SET search_path = pg_catalog, {names.schema}, pg_temp AS $massmigration${self._body()}$massmigration$"
+                f"CREATE TRIGGER {names.trigger}_{name} AFTER {event} ON {names.origin} FOR EACH {each} "
+                f"EXECUTE FUNCTION {names.function}()"
             )
-            self.drop_triggers()
-            events = (("rows", "INSERT OR UPDATE OR DELETE", "ROW"), ("truncate", "TRUNCATE", "STATEMENT"))
-            for name, event, each in events:
-                self.execute(
-                    f"CREATE TRIGGER {names.trigger}_{name} AFTER {event} ON {names.origin} FOR EACH {each} "
-                    f"EXECUTE FUNCTION {names.function}()"
-                )
-                # Also in a session that applies changes of a replica.
-                self.execute(f"ALTER TABLE {names.origin} ENABLE ALWAYS TRIGGER {names.trigger}_{name}")
-
-        self.patient(make)
+            # Also in a session that applies changes of a replica.
+            self.execute(f"ALTER TABLE {names.origin} ENABLE ALWAYS TRIGGER {names.trigger}_{name}")
 
     def _body(self) -> str:
         """Return the body of the trigger function."""
         names, rows = self.names, PostgreSQLRows(self.db_alias, self.plan)
         old, new, shadow = self.quote(self.plan.old_key), self.quote(self.plan.new_key), names.shadow
-        taken = ", ".join(f"{name} = EXCLUDED.{name}" for name in (self.quote(each.name) for each in self.plan.columns))
+        taken = ", ".join(f"{name} = EXCLUDED.{name}" for name in (self.quote(each.name) for each in self.plan.updated))
         insert = (
             f"INSERT INTO {shadow} ({rows.names}) VALUES ({rows.expressions('NEW')}) "
             f"ON CONFLICT ({new}) DO UPDATE SET {taken};"
         )
+        update = f"UPDATE {shadow} SET {rows.assignments('NEW')} WHERE {new} = OLD.{old};"
+        delete = f"DELETE FROM {shadow} WHERE {new} = OLD.{old};"
         write = (
-            f"IF TG_OP = 'INSERT' THEN {insert}\n"
-            f"ELSIF OLD.{old} = NEW.{old} THEN UPDATE {shadow} SET {rows.assignments('NEW')} WHERE {new} = OLD.{old};\n"
-            f"ELSE DELETE FROM {shadow} WHERE {new} = OLD.{old}; {insert}\nEND IF;"
+            f"IF TG_OP = 'INSERT' THEN {insert}\nELSIF OLD.{old} = NEW.{old} THEN {update}\n"
+            f"ELSE {delete} {insert}\nEND IF;"
         )
+        if self.plan.is_reverse:  # the row has more columns, so it is moved
+            write = f"IF TG_OP = 'UPDATE' THEN {update} END IF;\nIF TG_OP = 'INSERT' OR NOT FOUND THEN {insert} END IF;"
         if self.plan.is_lossy:
             # The block costs a subtransaction for each row. It has undone the DELETE when it gets to the exception.
             write = (
                 f"BEGIN {write}\nEXCEPTION WHEN {ERRORS} THEN\n"
-                f"IF TG_OP = 'UPDATE' AND OLD.{old} <> NEW.{old} THEN "
-                f"DELETE FROM {shadow} WHERE {new} = OLD.{old}; END IF;\n"
+                f"IF TG_OP = 'UPDATE' AND OLD.{old} <> NEW.{old} THEN {delete} END IF;\n"
                 f"INSERT INTO {names.log} (row_key, why) VALUES (NEW.{old}, SQLERRM);\nEND;"
             )
         return (

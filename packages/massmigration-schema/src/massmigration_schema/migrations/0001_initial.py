@@ -58,6 +58,7 @@ class Migration(migrations.Migration):
                 ("started_at", models.DateTimeField()),
                 ("verified_at", models.DateTimeField(null=True)),
                 ("swapped_at", models.DateTimeField(null=True)),
+                ("reverted_at", models.DateTimeField(null=True)),
                 ("cleaned_at", models.DateTimeField(null=True)),
             ],
             options={

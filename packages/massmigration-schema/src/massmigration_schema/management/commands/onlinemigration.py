@@ -23,10 +23,11 @@ VERBS = {
     "status": "show the progress of a change",
     "verify": "compare all rows now",
     "cutover": "put the new table in the place of the old one",
+    "revert": "put the old table, with all later writes, back in its place",
     "cleanup": "drop the old table after the cutover",
     "abort": "drop everything that a change has made before the cutover",
 }
-GRAVE = ("cutover", "cleanup", "abort")
+GRAVE = ("cutover", "revert", "cleanup", "abort")
 
 
 class Command(MassMigrationCommand):
@@ -100,9 +101,12 @@ class Command(MassMigrationCommand):
         api.proceed(change.key, db_alias)
         self._watch(change, db_alias)
 
+    def _revert(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+        self.write(change.revert(db_alias, self.actor))
+
     def _cleanup(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
         due = change.old_table_is_due_at(db_alias)
-        if timezone.now() < due and not options["force"]:
+        if timezone.now() < due and not options["force"] and not change.is_reverted(db_alias):
             raise CommandError(f"The old table is kept until {due:%Y-%m-%d %H:%M}. To drop it now, add --force.")
         self.write(change.clean_up(db_alias, self.actor))
 
