@@ -284,6 +284,15 @@ def test_e007_django_mass_migration_is_installed_too(tmp_path, monkeypatch):
 OLD_MIGRATION = "from massmigration.fields import ComputedCharField\n"
 
 
+@pytest.fixture
+def other_schema_migrations():
+    """Let the store read its sources with the MIGRATION_MODULES of this test, and once more for the next."""
+    store.reset()
+    yield
+    store.reset()
+
+
+@pytest.mark.usefixtures("other_schema_migrations")
 def test_e012_schema_migrations_of_the_projects_own(settings, tmp_path, monkeypatch):
     (tmp_path / "records_of_old").mkdir()
     (tmp_path / "records_of_old" / "__init__.py").touch()
@@ -298,6 +307,7 @@ def test_e012_schema_migrations_of_the_projects_own(settings, tmp_path, monkeypa
     assert "Remove 'massmigration' from MIGRATION_MODULES, then run: manage.py migrate" in message.hint
 
 
+@pytest.mark.usefixtures("other_schema_migrations")
 @pytest.mark.parametrize("module", [None, "massmigration.migrations"])
 def test_tables_without_migrations_or_with_ours_are_in_order(settings, module):
     settings.MIGRATION_MODULES = {"massmigration": module}
@@ -305,6 +315,7 @@ def test_tables_without_migrations_or_with_ours_are_in_order(settings, module):
     assert checks.check() == []
 
 
+@pytest.mark.usefixtures("other_schema_migrations")
 def test_a_schema_migration_that_cannot_be_imported_ends_no_check(settings, tmp_path, monkeypatch):
     (tmp_path / "of_testapp").mkdir()
     (tmp_path / "of_testapp" / "__init__.py").touch()
