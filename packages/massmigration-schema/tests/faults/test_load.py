@@ -162,7 +162,7 @@ def test_a_worker_that_is_killed_in_the_cutover_needs_no_operator(shop, tmp_path
         change = reports.find("shop", "0002")
         # The cutover makes strict triggers, then waits for the lock of a child.
         with Reader(shop.db_alias, "shop_note"):
-            api.launch(KEY, shop.db_alias)
+            # It launches the change, so that no thread of this process works on it.
             killed = Worker(shop, tmp_path)
             wait_until(lambda: "Interrupted cutover" in labels(change, shop))
             killed.kill()
