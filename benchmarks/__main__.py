@@ -21,11 +21,12 @@ def main() -> int:
     size.add_argument("--full", action="store_const", const="full", dest="size", help="for the record")
     parser.add_argument("--database", action="append", choices=DATABASES, help="default: all")
     parser.add_argument("--repeat", type=int, help="repetitions, where a part has them")
+    parser.add_argument("--rows", type=int, help="rows that a set-based method, and the engine, change in `speed`")
     parser.add_argument("--output", type=Path, help="a folder for results.json and results.md")
     options = parser.parse_args()
     if unknown := set(options.part) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
-    sizes = SIZES[options.size or "usual"].repeated(options.repeat)
+    sizes = SIZES[options.size or "usual"].repeated(options.repeat).with_rows(options.rows)
     results, text = measure_all(options.part or list(PARTS), options.database or list(DATABASES), sizes)
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)

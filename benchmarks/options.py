@@ -43,6 +43,12 @@ class Sizes:
     def repeated(self, repeat: int | None) -> Sizes:
         return self if repeat is None else dataclasses.replace(self, repeat=repeat, heavy_repeat=repeat)
 
+    def with_rows(self, fast: int | None) -> Sizes:
+        """Return the sizes with so many rows in a slice for a set-based method, and a table with all slices."""
+        if fast is None:
+            return self
+        return dataclasses.replace(self, fast=fast, rows=max(self.rows, 5 * fast + 4 * self.mid + 6 * self.slow))
+
 
 SIZES = {
     "quick": Sizes(
