@@ -267,8 +267,7 @@ def test_recover_sends_what_is_stuck_and_works_at_it(db_alias, two, settings):
     stdout, _ = run(recover=True)
 
     assert f"Database '{db_alias}': sent 1 stuck job again.\n" in stdout
-    # The threads of this process may have ended before the command looked.
-    assert re.search("testapp:0002_early (applied: 10 rows|is already applied)", stdout)
+    # The command may say nothing more: the threads of this process may have ended before it looks.
     done = api.status(two[1].key, db_alias)
     assert (done.status, done.processed) == ("applied", 10)
 
