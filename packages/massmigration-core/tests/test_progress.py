@@ -11,7 +11,7 @@ from massmigration import overview, progress
 from massmigration.dialects.times import DatabaseNow
 from massmigration.management.progress_bar import ProgressBar, render
 from massmigration.models import FailedObject, MigrationRecord, ShardRecord
-from massmigration.progress import Progress, Speed, duration, number
+from massmigration.progress import Progress, Speed
 from massmigration.states import Status
 from testsupport import factories
 
@@ -201,17 +201,6 @@ def test_a_narrow_terminal_gets_the_line_without_its_bar():
     line = render(reading(done=421), Speed(), 40)
 
     assert line == "shop:0002_slugs 42.1% 421/1 000 rows"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(2.6, "3 s"), (125, "2 min 5 s"), (4320, "1 h 12 min")], ids=["s", "min", "h"]
-)
-def test_durations_have_two_units(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_thousands_stand_apart():
-    assert number(1234567) == "1 234 567"
 
 
 @pytest.fixture

@@ -267,3 +267,14 @@ def test_an_error_that_a_log_takes_stays_as_it_is():
     error = ValueError("plain")
 
     assert text.logged(error) is error
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(2.6, "3 s"), (125, "2 min 5 s"), (4320, "1 h 12 min")], ids=["s", "min", "h"]
+)
+def test_durations_have_two_units(seconds, shown):
+    assert text.duration(seconds) == shown
+
+
+def test_thousands_stand_apart():
+    assert text.number(1234567) == "1 234 567"

@@ -7,6 +7,7 @@ from django.db import OperationalError, ProgrammingError, migrations, models, tr
 
 from massmigration_schema.exceptions import LockNotGranted
 from massmigration_schema.locks import QUICK_TRIES, Blocker, LockLimits, patiently
+from testsupport.database_servers import DATABASE_SERVERS
 from testsupport.shop import Change, Reader, executed
 
 SECOND = dt.timedelta(seconds=1)
@@ -128,6 +129,19 @@ def test_without_the_schema_of_locks_every_old_transaction_is_named(shop):
 
     assert dt.timedelta(seconds=1) < found.age < dt.timedelta(hours=1)
     assert "of an unknown user" in str(found)
+
+
+@pytest.mark.parametrize("server_alias", ["mariadb", "postgresql"], indirect=True)  # MySQL: the test above
+def test_the_age_of_a_transaction_does_not_depend_on_the_time_zone(shop):
+    lock = shop.dialect.lock(shop.db_alias)
+    shop.execute(DATABASE_SERVERS[shop.db_alias].time_zone("America/Denver", "-07:00"))  # not the server's
+    try:
+        with Reader(shop.db_alias) as reader:
+            _, found = blockers_with(reader, lock)
+    finally:
+        shop.connection.close()
+
+    assert dt.timedelta(0) < found.age < dt.timedelta(hours=1)
 
 
 def test_no_try_is_made_that_would_wait_for_an_old_transaction():

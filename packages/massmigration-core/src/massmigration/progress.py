@@ -16,7 +16,7 @@ from massmigration.conf import settings
 from massmigration.dialects.times import DatabaseNow
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 from massmigration.states import ACTIVE, Status
-from massmigration.text import counted, number
+from massmigration.text import counted, duration, number
 
 WAITING = "Waiting: "
 """Prefix of a recorded error that needs no action, such as a wait for a lock."""
@@ -364,16 +364,6 @@ class Speed:
         if not rate or not progress.is_active or progress.total is None or progress.done > progress.total:
             return None
         return (progress.total - progress.done) / rate
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in its two largest units: `3 s`, `2 min 5 s`, `1 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def rows(progress: Progress) -> list[str]:

@@ -108,6 +108,16 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{number(count)} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units: `3 s`, `2 min 5 s`, `1 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def database_code(error: BaseException) -> str:
     """Return the database's code of the error: an SQLSTATE of PostgreSQL, a number of MySQL, or an empty string."""
     cause: Any = error.__cause__ or error

@@ -208,7 +208,8 @@ class LoadThrottle(Generic[_T]):
 
 def _shown(value: Any) -> str:
     if isinstance(value, dt.timedelta):
-        return f"{value.total_seconds():.3g} s"
+        seconds = value.total_seconds()
+        return f"{seconds:.3g} s" if seconds < 10 else text.duration(seconds)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

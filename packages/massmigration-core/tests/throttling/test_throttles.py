@@ -26,6 +26,7 @@ from massmigration.throttling import (
     CompletedBatch,
     DiskSpace,
     LoadThrottle,
+    LongTransactions,
     MaxReplicaLag,
     MaxRowsPerSecond,
     MaxThreadsRunning,
@@ -261,6 +262,15 @@ def test_a_shard_that_has_waited_continues_at_the_lower_limit():
         duration=dt.timedelta(seconds=5), reason="the load is 3; the migration continues at 2"
     )
     assert asked(throttle, 2, is_waiting=True) is None
+
+
+@pytest.mark.parametrize(("limit", "shown"), [({"hours": 1}, "1 h 0 min"), ({"milliseconds": 50}, "0.05 s")])
+def test_a_reason_gives_durations_for_people(monkeypatch, limit, shown):
+    throttle = LongTransactions(dt.timedelta(**limit))
+    monkeypatch.setattr(throttle, "measure", lambda batch: dt.timedelta(minutes=75))
+
+    reason = f"a transaction has been open for 1 h 15 min; the limit is {shown}"
+    assert throttle(passed(rows=0)).reason == reason
 
 
 def test_where_there_is_nothing_to_measure_no_shard_waits():

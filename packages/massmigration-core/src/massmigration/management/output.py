@@ -18,9 +18,9 @@ from massmigration.dryrun import DryRun, ObjectResult
 from massmigration.executor import completion
 from massmigration.models import Event, FailedObject, ShardRecord
 from massmigration.overview import MigrationStatus
-from massmigration.progress import describe, duration, has_code_changed
+from massmigration.progress import describe, has_code_changed
 from massmigration.states import Status
-from massmigration.text import counted, described, number
+from massmigration.text import counted, described, duration, number
 
 MARKS = {
     None: "[ ]",

@@ -15,9 +15,8 @@ from massmigration.dialects.errors import with_advice
 from massmigration.management.output import facts
 from massmigration.overview import MigrationStatus, is_applied
 from massmigration.paging import statistics
-from massmigration.progress import duration
 from massmigration.states import Status
-from massmigration.text import counted, number
+from massmigration.text import counted, duration, number
 
 _PLANS = {
     None: "not run",

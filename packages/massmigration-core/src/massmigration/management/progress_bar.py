@@ -6,9 +6,9 @@ import os
 import time
 from typing import TextIO
 
-from massmigration.progress import Progress, Speed, duration, rows
+from massmigration.progress import Progress, Speed, rows
 from massmigration.states import Status
-from massmigration.text import number
+from massmigration.text import duration, number
 
 PLAIN_INTERVAL = 5.0
 """Seconds between two lines that cannot be redrawn."""

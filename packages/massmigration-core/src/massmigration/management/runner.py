@@ -23,10 +23,10 @@ from massmigration.management.interrupts import EXIT_RESUMABLE, Interrupts
 from massmigration.management.progress_bar import ProgressBar
 from massmigration.management.workers import LocalWorkers, WorkerProcesses, ends_with_process, in_this_process
 from massmigration.models import FailedObject, MigrationRecord
-from massmigration.progress import Progress, describe_processed, duration
+from massmigration.progress import Progress, describe_processed
 from massmigration.recorder import tables
 from massmigration.states import ACTIVE, Status
-from massmigration.text import counted, number
+from massmigration.text import counted, duration, number
 
 EXIT_FAILED_OBJECTS = 3
 

@@ -27,10 +27,12 @@ PRIVILEGES = """
         WHERE grantee = {who} AND table_schema = DATABASE() AND table_name = %s
 """
 WHO = "CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')"
-TRANSACTIONS = """
-    SELECT t.trx_mysql_thread_id, p.user, TIMESTAMPDIFF(MICROSECOND, t.trx_started, NOW(6)) / 1000000, LEFT(p.info, 200)
+# The start is in the server's own time zone.
+NOW = "CONVERT_TZ(NOW(6), @@SESSION.time_zone, 'SYSTEM')"
+TRANSACTIONS = f"""
+    SELECT t.trx_mysql_thread_id, p.user, TIMESTAMPDIFF(MICROSECOND, t.trx_started, {NOW}) / 1000000, LEFT(p.info, 200)
     FROM information_schema.innodb_trx t JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
-    WHERE t.trx_started < NOW(6) - INTERVAL 0.3 SECOND AND p.id <> CONNECTION_ID() {} ORDER BY t.trx_started
+    WHERE t.trx_started < {NOW} - INTERVAL 0.3 SECOND AND p.id <> CONNECTION_ID() {{}} ORDER BY t.trx_started
 """
 OF_TABLE = """
     AND EXISTS (SELECT 1 FROM information_schema.metadata_lock_info l WHERE l.thread_id = p.id
