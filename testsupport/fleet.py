@@ -31,7 +31,7 @@ from massmigration import conf
 from massmigration.models import MigrationRecord, ShardRecord
 from massmigration.paging import sharding
 from testsupport import db_sessions, failpoints
-from testsupport.process_guard import die_with_parent
+from testsupport.forked_command import ForkedCommand
 from testsupport.processes import process_states
 from testsupport.worker_process import note_sessions
 from testsupport.worker_processes import wait_until
@@ -47,7 +47,7 @@ FROZEN = "T"
 class ProcessWorker:
     """A worker: the process that was started, and its child processes."""
 
-    process: subprocess.Popen[bytes]
+    process: ForkedCommand
     db_alias: str
     log: Path
     sessions: Path
@@ -157,18 +157,15 @@ class ProcessFleet:
             **self._environ,
             "DJANGO_SETTINGS_MODULE": "testsupport.settings",
             "MM_TEST_OVERRIDES": json.dumps(self._overrides, default=_encoded),
-            "MM_TEST_PARENT": str(os.getpid()),
             "MM_TEST_SESSIONS": str(noted),
             "MM_TEST_ALIAS": self.db_alias,
             "MM_TEST_PAUSE": str(pause),
             "MM_TEST_HURRY": str(self._folder / "hurry"),
             "MM_TEST_DIE_AT": die_at,
         }
+        log.touch()
         words = [word.replace("{name}", name) for word in command or self._command]
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                words, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
+        process = ForkedCommand(words, environ=environ, log=log)
         worker = ProcessWorker(process=process, db_alias=self.db_alias, log=log, sessions=noted)
         self.workers.append(worker)
         return worker
@@ -242,8 +239,6 @@ def equip() -> None:
         sharding.MIN_SHARD_SIZE = 1  # so that small tables are split, too
         if hasattr(settings, "CELERY_BROKER_URL"):  # without an app, Celery uses a broker of this machine
             importlib.import_module("testsupport.celery_app")
-    if "MM_TEST_PARENT" in os.environ and os.getppid() == int(os.environ["MM_TEST_PARENT"]):
-        die_with_parent(signal.SIGKILL)
     if path := os.environ.get("MM_TEST_SESSIONS"):
         note_sessions(path)
         failpoints.arm()
