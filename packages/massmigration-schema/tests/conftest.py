@@ -2,6 +2,7 @@ import pytest
 from django.db.migrations.recorder import MigrationRecorder
 
 from massmigration import api
+from massmigration.definitions.stages import StageContext
 from massmigration.loader import store
 from massmigration_schema.change import SchemaChange
 from testsupport.shop import TABLES, Shop
@@ -37,6 +38,7 @@ def start(shop, django_db_blocker):
         return api.wait(change.key, shop.db_alias, timeout=PATIENCE)
 
     launch.wait = wait
+    launch.context = lambda change: StageContext(key=change.key, db_alias=shop.db_alias, attempt_id="", stage=0)
     yield launch
     for scope in registered:
         scope.__exit__(None, None, None)

@@ -259,7 +259,7 @@ REFUSED = {
     "a text as key": (
         [alter("id", models.CharField(max_length=20, primary_key=True))],
         "online.key",
-        "The primary key id is AutoField; an online change supports integers only, so far.",
+        "The primary key id becomes varchar(20), and is integer",
     ),
     "a reference to itself": (
         [add("parent", models.ForeignKey("shop.Campaign", models.CASCADE, null=True))],

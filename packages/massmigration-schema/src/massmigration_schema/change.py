@@ -21,6 +21,7 @@ from massmigration.definitions.details import Detail, MigrationAction
 from massmigration.definitions.stages import Stage, StageContext
 from massmigration.exceptions import ActionRefused, NotNow
 from massmigration.models import MigrationRecord
+from massmigration.paging.keyset import Keyset, encode_key
 from massmigration.paging.querysets import all_rows
 from massmigration.states import Status
 from massmigration.throttling import CompletedBatch
@@ -143,8 +144,9 @@ class SchemaChange(BaseMigration):
         rows = self._origin_rows(db_alias)
         return rows.none() if is_last and not change.differences else rows
 
-    def _logged_rows(self, db_alias: str, table: str = "") -> Any:
-        model = _log_model(self.app_label, table or self.swap(db_alias).tables.log_table)
+    def _logged_rows(self, db_alias: str, swap: TableSwap | None = None) -> Any:
+        tables = (swap or self.swap(db_alias)).tables
+        model = _log_model(self.app_label, tables.log_table, tuple(tables.plan.log_key))
         # With a condition that always holds: without one, the engine assumes that processed rows stay.
         return all_rows(model, db_alias).filter(id__gt=0)
 
@@ -257,13 +259,12 @@ class SchemaChange(BaseMigration):
         """Resync what has come into a log since the last stage, each row in a transaction of its own."""
         left = []
         rows = self.dialect(db_alias).rows(db_alias, back.plan) if back else self._agreed_rows(db_alias)
-        logged = self._logged_rows(db_alias, (back or self.swap(db_alias)).tables.log_table)
-        for row in logged.order_by("id")[:1000]:
+        for row in self._logged_rows(db_alias, back).order_by("id")[:1000]:
             try:
                 with transaction.atomic(using=db_alias):
                     _resync(row, rows)
             except (IntegrityError, DataError) as error:
-                left.append(f"{row.row_key} ({str(error).strip().splitlines()[0]})")
+                left.append(f"{', '.join(map(str, _key(row, rows)))} ({str(error).strip().splitlines()[0]})")
         if left:
             raise ConflictsLeft(
                 "online.conflicts",
@@ -484,18 +485,16 @@ class SchemaChange(BaseMigration):
         return found
 
     def _compared(self, db_alias: str) -> int:
-        rows, found, last = self._origin_rows(db_alias).order_by("pk"), 0, None
+        rows, found, last = self._origin_rows(db_alias), 0, None
+        keyset = Keyset.of(rows.model)
         while True:
-            page = rows if last is None else rows.filter(pk__gt=last)
-            keys = list(page.values_list("pk", flat=True)[: self.online.max_batch_size])
+            keys = list(keyset.rows(keyset.page(rows, last, None))[: self.online.max_batch_size])
             # Beyond the last key, there may be rows in the new table alone.
-            batch = all_rows(rows.model, db_alias)
-            batch = batch if last is None else batch.filter(pk__gt=last)
-            batch = batch.filter(pk__lte=keys[-1]) if keys else batch
-            found += self.rows(db_alias).verify(batch)
-            if not keys:
+            upper = encode_key(keys[-1]) if keys else None
+            found += self.rows(db_alias).verify(keyset.page(rows, last, upper))
+            if upper is None:
                 return found
-            last = keys[-1]
+            last = upper
 
     @contextlib.contextmanager
     def _verb(self, db_alias: str) -> Iterator[None]:
@@ -518,13 +517,19 @@ def _derived(file: SchemaMigrationFile, db_alias: str) -> Derivation:
 
 
 def _resync(row: Any, rows: RowSynchronizer) -> None:
-    rows.resync(row.row_key)
-    type(row).objects.using(rows.db_alias).filter(row_key=row.row_key, id__lte=row.pk).delete()
+    key = _key(row, rows)
+    rows.resync(key)
+    same = dict(zip(rows.plan.log_key, key, strict=True))
+    type(row).objects.using(rows.db_alias).filter(**same, id__lte=row.pk).delete()
+
+
+def _key(row: Any, rows: RowSynchronizer) -> list[Any]:
+    return [getattr(row, name) for name in rows.plan.log_key]
 
 
 @functools.lru_cache(maxsize=64)
-def _log_model(app_label: str, table: str) -> type[models.Model]:
-    """Return a change log as a model of no app."""
+def _log_model(app_label: str, table: str, key: tuple[str, ...]) -> type[models.Model]:
+    """Return a change log as a model of no app. The values of the key are those that the database's driver returns."""
     meta = type(
         "Meta", (), {"app_label": app_label, "managed": False, "db_table": table, "apps": Apps(), "ordering": ()}
     )
@@ -532,7 +537,7 @@ def _log_model(app_label: str, table: str) -> type[models.Model]:
         "__module__": __name__,
         "Meta": meta,
         "id": models.BigAutoField(primary_key=True),
-        "row_key": models.BigIntegerField(),
+        **{name: models.Field() for name in key},
         "why": models.TextField(),
     }
     return type("LoggedRow", (models.Model,), attributes)

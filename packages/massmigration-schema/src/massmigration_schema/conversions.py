@@ -6,7 +6,7 @@ import re
 from typing import Any, TypeAlias
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import CharField, DecimalField, Field, Index, TextField
+from django.db.models import CharField, DecimalField, Field, Index, Model, TextField
 
 AnyField: TypeAlias = "Field[Any, Any]"
 
@@ -33,6 +33,29 @@ def is_integer(field: AnyField) -> bool:
     """Return whether the column is an integer."""
     kind = target_of(field).get_internal_type()
     return kind in INTEGERS or (kind.startswith("Positive") and kind.endswith("IntegerField"))
+
+
+def key_fields(model: type[Model]) -> list[AnyField]:
+    """Return the fields of a model's primary key, which may be composite since Django 5.2."""
+    meta: Any = model._meta
+    return list(getattr(meta, "pk_fields", None) or [meta.pk])
+
+
+def key_refusal(old: AnyField, new: AnyField, connection: BaseDatabaseWrapper) -> str:
+    """Return why a field of the key cannot become another one, or nothing.
+
+    Both tables must order keys in the same way and hold the same ones equal: the ranges of batches are the same.
+    """
+    name = target_of(old).get_internal_type()
+    if name in ("FloatField", "JSONField"):
+        return f"is {name}; a row must be found by its key. Use another type."
+    if (is_integer(old) and is_integer(new)) or keeps_type(old, new, connection) or widens(old, new):
+        return ""
+    return (
+        f"becomes {type_of(new, connection) or 'nothing'}, and is {type_of(old, connection)}; allowed: another type of "
+        "integer, a longer text, and more digits. Other types may order keys in another way. Add a column, fill it, "
+        "and make it the key in a migration of its own."
+    )
 
 
 def type_of(field: AnyField, connection: BaseDatabaseWrapper) -> str:

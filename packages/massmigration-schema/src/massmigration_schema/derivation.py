@@ -20,7 +20,8 @@ from massmigration_schema.conversions import (
     base_type,
     has_db_default,
     index_may_reject,
-    is_integer,
+    key_fields,
+    key_refusal,
     may_reject,
     target_of,
     type_of,
@@ -146,13 +147,14 @@ class _Follower:
         plan = self._plan()
         reverse = self._reverse(plan) if is_reversible else None
         self._warn_of_children()
+        keys = self._keys
         return dataclasses.replace(
             self._found,
             plan=None if self._refusals else plan,
             reverse=reverse,
             refusals=list(self._refusals),
             warnings=list(self._warnings),
-            changes_key_type=type_of(self._old_key, self._connection) != type_of(self._new_key, self._connection),
+            changes_key_type=any(type_of(one, self._connection) != type_of(new, self._connection) for one, new in keys),
         )
 
     @property
@@ -160,12 +162,9 @@ class _Follower:
         return self._state.apps.get_model(self._found.app_label, self._found.model_name)
 
     @property
-    def _old_key(self) -> AnyField:
-        return self._found.old_model._meta.pk
-
-    @property
-    def _new_key(self) -> AnyField:
-        return self._model._meta.pk
+    def _keys(self) -> list[tuple[AnyField, AnyField]]:
+        """The fields of the old primary key, each with the field of the new one in its place."""
+        return list(zip(key_fields(self._found.old_model), key_fields(self._model), strict=False))
 
     def _fields(self) -> dict[str, AnyField]:
         return {field.name: field for field in self._model._meta.local_fields}
@@ -224,14 +223,11 @@ class _Follower:
             )
 
     def _check_model(self) -> None:
-        old, new = self._old_key, self._new_key
-        if self._sources.get(new.name) is not old:
-            self._refuse("online.key", "The primary key is replaced. The old and the new table must share it.")
-        elif not (is_integer(old) and is_integer(new)):
-            self._refuse(
-                "online.key",
-                f"The primary key {old.name} is {type(old).__name__}; an online change supports integers only, so far.",
-            )
+        for old, new in self._keys:
+            if self._sources.get(new.name) is not old or len(key_fields(self._model)) != len(self._keys):
+                self._refuse("online.key", "The primary key is replaced. The old and the new table must share it.")
+            elif reason := key_refusal(old, new, self._connection):
+                self._refuse("online.key", f"The primary key {old.name} {reason}")
         label = f"{self._found.app_label}.{self._found.model_name}"
         itself = [
             field.name
@@ -243,15 +239,15 @@ class _Follower:
 
     def _warn_of_children(self) -> None:
         """Warn of the columns of other tables that keep their type, because a change alters one table."""
-        kinds = [str(each.rel_db_type(self._connection)) for each in (self._old_key, self._new_key)]
+        for old, new in self._keys:
+            self._warn_of_children_of(old, [str(each.rel_db_type(self._connection)) for each in (old, new)])
+
+    def _warn_of_children_of(self, key: AnyField, kinds: list[str]) -> None:
         relations: Any = self._found.old_model._meta.get_fields(include_hidden=True)
         children = {
             f"{each.field.model._meta.db_table} ALTER COLUMN {each.field.column} TYPE {kinds[1]}"
             for each in relations
-            if each.auto_created
-            and not each.concrete
-            and each.field.column
-            and each.field.target_field == self._old_key
+            if each.auto_created and not each.concrete and each.field.column and each.field.target_field == key
         }
         if kinds[0] != kinds[1] and children:
             listed = "; ALTER TABLE ".join(sorted(children))
@@ -267,8 +263,8 @@ class _Follower:
             name=self._found.name,
             model_name=self._found.model_name,
             table=self._found.old_model._meta.db_table,
-            old_key=str(self._old_key.column),
-            new_key=str(self._new_key.column),
+            old_key=tuple(str(old.column) for old, _ in self._keys),
+            new_key=tuple(str(new.column) for _, new in self._keys),
             columns=tuple(column for column in columns if column is not None),
             is_lossy=self._is_lossy,
             operations=hashlib.sha256("\n".join(map(_text, self._found.operations)).encode()).hexdigest(),

@@ -31,10 +31,10 @@ class ChangePlan:
     name: str
     model_name: str
     table: str
-    old_key: str
-    """The column of the primary key in the old table."""
+    old_key: tuple[str, ...]
+    """The columns of the primary key in the old table."""
 
-    new_key: str
+    new_key: tuple[str, ...]
     columns: tuple[MappedColumn, ...]
     is_lossy: bool
     """Whether there may be rows that do not fit the new definition."""
@@ -56,6 +56,11 @@ class ChangePlan:
         return hashlib.sha1(self.key.encode()).hexdigest()[:6]  # a name, not a secret
 
     @property
+    def log_key(self) -> list[str]:
+        """The columns of the change log that contain the key of a row."""
+        return [f"key_{number}" for number, _ in enumerate(self.old_key, 1)]
+
+    @property
     def updated(self) -> tuple[MappedColumn, ...]:
         """The columns that an update of a row writes."""
         return tuple(column for column in self.columns if column.source or not self.is_reverse)
@@ -73,4 +78,5 @@ class ChangePlan:
     def from_json(cls, stored: dict[str, Any]) -> ChangePlan:
         """Return the plan that `to_json` has written."""
         columns = tuple(MappedColumn(**column) for column in stored["columns"])
-        return cls(**{**stored, "columns": columns})
+        keys = {name: tuple(stored[name]) for name in ("old_key", "new_key")}
+        return cls(**{**stored, **keys, "columns": columns})

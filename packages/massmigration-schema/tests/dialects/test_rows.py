@@ -290,7 +290,7 @@ def test_a_resync_and_a_writer_of_the_same_key_end_with_equal_rows(shop, change,
 
     if is_first:
         with transaction.atomic(shop.db_alias):
-            change.rows.resync(keys[0])
+            change.rows.resync([keys[0]])
             writer = in_thread(shop.execute, sql)
             if write != "insert":  # a row that is nowhere cannot be locked
                 wait_until_blocked(shop.db_alias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.db import connections
@@ -20,11 +20,18 @@ from massmigration_schema.locks import Answer, LockLimits, TableLock, patiently
 from massmigration_schema.plan import ChangePlan, MappedColumn
 
 Rows = list[tuple[Any, ...]]
+Key = Sequence[Any]
+"""The values of the columns of a row's key, as the database's driver returns them."""
 
 
 def verbatim(sql: str) -> str:
     """Return SQL that is not a format, such as a text of the catalog, as part of a statement with parameters."""
     return sql.replace("%", "%%")
+
+
+def same(one: Sequence[str], other: Sequence[str]) -> str:
+    """Return the condition that two keys are the same. The columns of a key are never NULL."""
+    return " AND ".join(f"{left} = {right}" for left, right in zip(one, other, strict=True))
 
 
 class Statements:
@@ -140,7 +147,7 @@ class RowSynchronizer(Statements, ABC):
         """Copy the rows of a batch, and wait for nobody. Rows that a writer has locked are logged instead."""
 
     @abstractmethod
-    def resync(self, key: Any) -> None:
+    def resync(self, key: Key) -> None:
         """Make one row of the new table what it is in the old one, or delete it. Wait for its writer, but not long.
 
         Raise the database's error if the row does not fit.
@@ -152,9 +159,27 @@ class RowSynchronizer(Statements, ABC):
 
     def condition(self, queryset: QuerySet[Any], alias: str, *, is_new: bool = False) -> tuple[str, tuple[Any, ...]]:
         """Return the condition of a batch's queryset on the rows `alias` of the old or the new table."""
-        columns = {self.plan.old_key: self.plan.new_key} if is_new else {}
+        columns = dict(zip(self.plan.old_key, self.plan.new_key, strict=True)) if is_new else {}
         sql, params = where_sql(queryset, alias, columns)
         return sql or "1 = 1", params
+
+    def old_key(self, alias: str) -> list[str]:
+        """Return the columns of the key of the row `alias` of the old table."""
+        return [f"{alias}.{self.quote(name)}" for name in self.plan.old_key]
+
+    def new_key(self, alias: str = "") -> list[str]:
+        """Return the columns of the key of the new table."""
+        return [f"{alias and alias + '.'}{self.quote(name)}" for name in self.plan.new_key]
+
+    @property
+    def marks(self) -> list[str]:
+        """The parameters of a key in a statement."""
+        return ["%s"] * len(self.plan.old_key)
+
+    @property
+    def log_columns(self) -> str:
+        """The columns of the change log that are written, separated by commas."""
+        return ", ".join([*self.plan.log_key, "why"])
 
     @property
     def names(self) -> str:
@@ -262,6 +287,17 @@ class TableBuilder(Statements, ABC):
                 )
             )
         return found
+
+    def require_same_collations(self, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+        """Raise `Refused` if the new table compares keys in another way. `old`, `new`: types of columns, by name."""
+        for before, after in zip(self.plan.old_key, self.plan.new_key, strict=True):
+            pair = [kind.partition(" COLLATE ")[2] for kind in (old[before], new[after])]
+            if pair[0] != pair[1]:
+                raise Refused(
+                    "online.key",
+                    f"The collation of the primary key {before} would become {pair[1]}, and is {pair[0]}: other keys "
+                    "would be the same. Set db_collation of the field to the collation that the column has.",
+                )
 
     @abstractmethod
     def made(self) -> list[str]:

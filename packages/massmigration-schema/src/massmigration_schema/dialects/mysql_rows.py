@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from django.db import DatabaseError
 from django.db.models import QuerySet
 
-from massmigration_schema.dialects.base import RowSynchronizer
+from massmigration_schema.dialects.base import Key, RowSynchronizer, same
 from massmigration_schema.dialects.mysql_names import MySQLNames
 from massmigration_schema.plan import ChangePlan
 
@@ -32,14 +32,13 @@ class BaseMySQLRows(RowSynchronizer):
     def __init__(self, db_alias: str, plan: ChangePlan) -> None:
         super().__init__(db_alias, plan)
         self._names = MySQLNames(db_alias, plan)
-        self._old_key, self._new_key = self.quote(plan.old_key), self.quote(plan.new_key)
 
     def copy(self, queryset: QuerySet[Any]) -> None:
         names = self._names
         where, params = self.condition(queryset, "o")
         rows = (
             f"FROM {names.origin} o FORCE INDEX (PRIMARY) LEFT JOIN {names.shadow} n "
-            f"ON n.{self._new_key} = o.{self._old_key} WHERE {where} AND n.{self._new_key} IS NULL"
+            f"ON {same(self.new_key('n'), self.old_key('o'))} WHERE {where} AND {self.new_key('n')[0]} IS NULL"
         )
         self.execute(
             f"INSERT INTO {names.shadow} ({self.names}) SELECT {self.expressions('o')} {rows} "
@@ -47,31 +46,34 @@ class BaseMySQLRows(RowSynchronizer):
             params,
         )
         self.execute(
-            f"INSERT INTO {names.log} (row_key, why) SELECT o.{self._old_key}, 'locked by a writer' {rows}", params
+            f"INSERT INTO {names.log} ({self.log_columns}) "
+            f"SELECT {', '.join(self.old_key('o'))}, 'locked by a writer' {rows}",
+            params,
         )
 
-    def resync(self, key: Any) -> None:
-        names, old, new = self._names, self._old_key, self._new_key
+    def resync(self, key: Key) -> None:
+        names, old, new = self._names, self.old_key("o"), self.new_key("n")
+        is_old, is_new = same(old, self.marks), same(new, self.marks)
         with self._short_waits():
-            look = f"SELECT 1 FROM {names.origin} o WHERE o.{old} = %s "
-            if not self.rows(look + self.shared_lock, [key]):
-                self.rows(f"SELECT 1 FROM {names.shadow} WHERE {new} = %s FOR UPDATE", [key])
+            look = f"SELECT 1 FROM {names.origin} o WHERE {is_old} "
+            if not self.rows(look + self.shared_lock, key):
+                self.rows(f"SELECT 1 FROM {names.shadow} n WHERE {is_new} FOR UPDATE", key)
                 # The order of these two locks is the reverse of a writer's: do not wait for the second.
-                if not self.rows(f"{look}{self.shared_lock} NOWAIT", [key]):
-                    self.execute(f"DELETE FROM {names.shadow} WHERE {new} = %s", [key])
+                if not self.rows(f"{look}{self.shared_lock} NOWAIT", key):
+                    self.execute(f"DELETE FROM {names.shadow} WHERE {same(self.new_key(), self.marks)}", key)
                     return
             # In place where it is there: rows of other tables may refer to it.
-            if self.rows(f"SELECT 1 FROM {names.shadow} WHERE {new} = %s FOR UPDATE", [key]):
+            if self.rows(f"SELECT 1 FROM {names.shadow} n WHERE {is_new} FOR UPDATE", key):
                 self.execute(
-                    f"UPDATE {names.shadow} n JOIN {names.origin} o ON o.{old} = n.{new} "
-                    f"SET {self.assignments('o', 'n.')} WHERE n.{new} = %s",
-                    [key],
+                    f"UPDATE {names.shadow} n JOIN {names.origin} o ON {same(old, new)} "
+                    f"SET {self.assignments('o', 'n.')} WHERE {is_new}",
+                    key,
                 )
             else:
                 self.execute(
                     f"INSERT INTO {names.shadow} ({self.names}) SELECT {self.expressions('o')} "
-                    f"FROM {names.origin} o WHERE o.{old} = %s",
-                    [key],
+                    f"FROM {names.origin} o WHERE {is_old}",
+                    key,
                 )
 
     def verify(self, queryset: QuerySet[Any]) -> int:
@@ -88,21 +90,23 @@ class BaseMySQLRows(RowSynchronizer):
         new = [_text(f"n.{self.quote(column.name)}", *types[column.name]) for column in self.plan.columns]
         where_old, params_old = self.condition(queryset, "o")
         where_new, params_new = self.condition(queryset, "n", is_new=True)
-        a = _hashed(f"{names.origin} o", f"o.{self._old_key}", old, where_old)
-        b = _hashed(f"{names.shadow} n", f"n.{self._new_key}", new, where_new)
+        a = _hashed(f"{names.origin} o", self.old_key("o"), old, where_old)
+        b = _hashed(f"{names.shadow} n", self.new_key("n"), new, where_new)
         total = "SELECT COUNT(*) AS n, COALESCE(BIT_XOR(h), 0) AS x, COALESCE(SUM(h), 0) AS s FROM"
-        same = self.value(
+        is_equal = self.value(
             f"SELECT a.n = b.n AND a.x = b.x AND a.s = b.s FROM ({total} ({a}) x) a, ({total} ({b}) y) b",
             [*params_old, *params_new],
         )
-        if same:
+        if is_equal:
             return 0
+        keys_a, keys_b = ([f"{alias}.k{number}" for number, _ in enumerate(self.marks)] for alias in "ab")
+        match = same(keys_a, keys_b)
         return self.execute(
-            f"INSERT INTO {names.log} (row_key, why) "
-            f"SELECT a.k, IF(b.k IS NULL, 'verify: not in the new table', 'verify: differs') "
-            f"FROM ({a}) a LEFT JOIN ({b}) b ON b.k = a.k WHERE b.k IS NULL OR b.h <> a.h "
-            f"UNION ALL SELECT b.k, 'verify: not in the old table' FROM ({b}) b LEFT JOIN ({a}) a ON a.k = b.k "
-            "WHERE a.k IS NULL",
+            f"INSERT INTO {names.log} ({self.log_columns}) "
+            f"SELECT {', '.join(keys_a)}, IF(b.h IS NULL, 'verify: not in the new table', 'verify: differs') "
+            f"FROM ({a}) a LEFT JOIN ({b}) b ON {match} WHERE b.h IS NULL OR b.h <> a.h UNION ALL "
+            f"SELECT {', '.join(keys_b)}, 'verify: not in the old table' FROM ({b}) b LEFT JOIN ({a}) a ON {match} "
+            "WHERE a.h IS NULL",
             [*params_old, *params_new, *params_new, *params_old],
         )
 
@@ -118,9 +122,10 @@ class BaseMySQLRows(RowSynchronizer):
                 self.execute("SET SESSION innodb_lock_wait_timeout = %s", [before])
 
 
-def _hashed(table: str, key: str, values: list[str], where: str) -> str:
+def _hashed(table: str, key: list[str], values: list[str], where: str) -> str:
     """Return a query of key and hash of the rows of a batch."""
-    return f"SELECT {key} AS k, CRC32(CONCAT_WS('#', {', '.join(values)})) AS h FROM {table} WHERE {where}"
+    listed = ", ".join(f"{column} AS k{number}" for number, column in enumerate(key))
+    return f"SELECT {listed}, CRC32(CONCAT_WS('#', {', '.join(values)})) AS h FROM {table} WHERE {where}"
 
 
 def _text(value: str, column_type: str, charset: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from massmigration_schema.costs import steps
 from massmigration_schema.derivation import Derivation
-from massmigration_schema.dialects.base import TableBuilder
+from massmigration_schema.dialects.base import TableBuilder, same, verbatim
 from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.dialects.mysql_editor import OtherTableGuard, shadow_editor, without_checks
 from massmigration_schema.dialects.mysql_lock import BaseMySQLLock
@@ -32,6 +32,11 @@ GONE = "DECLARE CONTINUE HANDLER FOR 1146 BEGIN END; "
 OWN_FOREIGN_KEYS = """
     SELECT constraint_name, column_name FROM information_schema.key_column_usage
     WHERE table_schema = DATABASE() AND table_name = %s AND referenced_table_name IS NOT NULL
+"""
+COLUMN_TYPES = """
+    SELECT column_name, CONCAT(column_type, COALESCE(CONCAT(' CHARACTER SET ', character_set_name, ' COLLATE ',
+        collation_name), ''))
+    FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s
 """
 FIRST_COLUMNS = """
     SELECT index_name, column_name FROM information_schema.statistics WHERE table_schema = DATABASE()
@@ -70,20 +75,25 @@ class BaseMySQLTables(TableBuilder):
             # Without it, the numbers of the newest rows would be used again if these were deleted.
             self.execute(f"ALTER TABLE {names.shadow} AUTO_INCREMENT = {found[1]}")
         self._run_operations()
+        self.require_same_collations(self._column_types(names.origin_name), self._column_types(names.shadow_name))
         self._add_indexes_of_foreign_keys()
 
     def _create_log(self, table: str) -> None:
         """Make the log again, for the keys of a table."""
-        key_type = self.value(
-            "SELECT column_type FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s "
-            "AND column_name = %s",
-            [table, self.plan.old_key],
+        types = self._column_types(table)
+        key = ", ".join(
+            f"{name} {verbatim(types[column])} NOT NULL"
+            for name, column in zip(self.plan.log_key, self.plan.old_key, strict=True)
         )
         self.execute(f"DROP TABLE IF EXISTS {self.names.log}")
         self.execute(
-            f"CREATE TABLE {self.names.log} (id bigint AUTO_INCREMENT PRIMARY KEY, row_key {key_type} NOT NULL, "
+            f"CREATE TABLE {self.names.log} (id bigint AUTO_INCREMENT PRIMARY KEY, {key}, "
             "why varchar(255) NOT NULL, at datetime(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE=InnoDB"
         )
+
+    def _column_types(self, table: str) -> dict[str, str]:
+        """Return the types of a table's columns, with their collations, by which keys are the same."""
+        return dict(self.rows(COLUMN_TYPES, [table]))
 
     def create_back(self) -> None:
         """Make the log and the triggers of the way back, on the table that will be in use.
@@ -155,11 +165,12 @@ class BaseMySQLTables(TableBuilder):
 
         `is_lenient`: log the rows that do not fit.
         """
-        names, old = self.names, self.quote(self.plan.old_key)
+        names, rows = self.names, self.rows_class(self.db_alias, self.plan)
         errors = ", ".join(map(str, self.data_errors))
         lenient = (
             f"DECLARE CONTINUE HANDLER FOR {errors} BEGIN GET DIAGNOSTICS CONDITION 1 {REASON} = MESSAGE_TEXT; "
-            f"INSERT INTO {names.log} (row_key, why) VALUES (NEW.{old}, LEFT({REASON}, 255)); END; "
+            f"INSERT INTO {names.log} ({rows.log_columns}) VALUES ({', '.join(rows.old_key('NEW'))}, "
+            f"LEFT({REASON}, 255)); END; "
         )
         lenient += self.lenient_beginning
         beginnings = dict.fromkeys(STRICT_EVENTS, GONE + (lenient if is_lenient else ""))
@@ -172,17 +183,17 @@ class BaseMySQLTables(TableBuilder):
     def bodies(self) -> dict[str, str]:
         """Return, by event, the statements that write the changed row to the new table."""
         rows = self.rows_class(self.db_alias, self.plan)
-        old, new, shadow = self.quote(self.plan.old_key), self.quote(self.plan.new_key), self.names.shadow
+        shadow, before, after, new = self.names.shadow, rows.old_key("OLD"), rows.old_key("NEW"), rows.new_key()
         insert = f"INSERT INTO {shadow} ({rows.names}) VALUES ({rows.expressions('NEW')});"
-        delete = f"DELETE FROM {shadow} WHERE {new} = OLD.{old};"
-        update = f"UPDATE {shadow} SET {rows.assignments('NEW')} WHERE {new} = OLD.{old};"
+        delete = f"DELETE FROM {shadow} WHERE {same(new, before)};"
+        update = f"UPDATE {shadow} SET {rows.assignments('NEW')} WHERE {same(new, before)};"
         if self.plan.is_reverse:  # the row has more columns, so it is moved; it stays behind if it does not fit
-            missing = f"IF NOT EXISTS (SELECT 1 FROM {shadow} WHERE {new} = NEW.{old}) THEN {insert} END IF;"
-            moved = f"IF NOT OLD.{old} <=> NEW.{old} THEN {delete} END IF;"
+            missing = f"IF NOT EXISTS (SELECT 1 FROM {shadow} WHERE {same(new, after)}) THEN {insert} END IF;"
+            moved = f"IF NOT ({same(before, after)}) THEN {delete} END IF;"
             return {"del": delete, "upd": f"{update} {moved} {missing}", "ins": insert}
         return {
             "del": delete,
-            "upd": f"IF OLD.{old} <=> NEW.{old} THEN {update} ELSE {delete} {insert} END IF;",
+            "upd": f"IF {same(before, after)} THEN {update} ELSE {delete} {insert} END IF;",
             "ins": insert,
         }
 
