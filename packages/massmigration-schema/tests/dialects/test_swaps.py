@@ -3,10 +3,9 @@ import datetime as dt
 import pytest
 from django.db import DatabaseError, IntegrityError, connections, migrations, models
 
-from massmigration_schema.definition import differences
 from massmigration_schema.exceptions import ConflictsLeft, LockNotGranted, Refused
 from massmigration_schema.locks import LockLimits
-from testsupport.shop import TABLES, Change, Reader, check
+from testsupport.shop import Change, Reader
 
 LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
 RENAME = migrations.RenameField("campaign", "description", "about")
@@ -39,70 +38,6 @@ def swap(change):
     change.swap.swap(lambda: recorded.append(1))
     change.swap.finish()
     assert recorded == [1]
-
-
-def plain_definition(shop, operations):
-    """Return the definition after an ordinary `migrate`."""
-    shop.migrate(*operations)
-    return shop.definition()
-
-
-OPERATIONS = {
-    "add, rename, digits": [LIKES, RENAME, DIGITS],
-    "unique": [UNIQUE],
-    "a foreign key": [
-        migrations.AddField(
-            "campaign", "payer", models.ForeignKey("shop.Account", models.PROTECT, null=True, related_name="+")
-        )
-    ],
-    "rename a foreign key": [migrations.RenameField("campaign", "account", "owner")],
-    "a positive number": [migrations.AddField("campaign", "count", models.PositiveIntegerField(default=7))],
-    "a check": [migrations.AddConstraint("campaign", check("positive", models.Q(budget__gte=0)))],
-}
-
-
-@pytest.mark.parametrize("operations", OPERATIONS.values(), ids=OPERATIONS)
-def test_the_table_is_what_a_plain_migrate_would_have_made(filled, operations):
-    before = filled.definition("shop_note")
-    change = prepared(filled, *operations)
-
-    swap(change)
-    change.swap.cleanup()
-
-    found, note = filled.definition(), filled.definition("shop_note")
-    filled.drop()
-    filled.state = type(filled.state)()
-    filled.migrate(*TABLES)
-    assert differences(found, plain_definition(filled, operations)) == []
-    assert differences(note, before) == []
-
-
-OF_CHECKS = {
-    "removed": [migrations.RemoveConstraint("campaign", "positive")],
-    "of a column that is renamed": [migrations.RenameField("campaign", "likes", "hearts")],
-    "of a column that gets another type": [
-        migrations.AlterField("campaign", "likes", models.PositiveBigIntegerField(default=7))
-    ],
-    "of a column that is removed": [migrations.RemoveField("campaign", "likes")],
-}
-
-
-@pytest.mark.parametrize("operations", OF_CHECKS.values(), ids=OF_CHECKS)
-def test_a_check_becomes_what_a_plain_migrate_makes_of_it(filled, operations):
-    existing = [migrations.AddField("campaign", "likes", models.PositiveIntegerField(default=7))]
-    if "positive" in str(operations[0].deconstruct()):
-        existing.append(migrations.AddConstraint("campaign", check("positive", models.Q(budget__gte=0))))
-    filled.migrate(*existing)
-    change = prepared(filled, *operations)
-
-    swap(change)
-    change.swap.cleanup()
-
-    found = filled.definition()
-    filled.drop()
-    filled.state = type(filled.state)()
-    filled.migrate(*TABLES, *existing)
-    assert differences(found, plain_definition(filled, operations)) == []
 
 
 def test_rows_keys_and_children_are_in_place(filled):
