@@ -24,6 +24,8 @@ DUMMY = "massmigration.backends.dummy.DummyBackend"
         ("THROTTLE", "shop.throttle", "a list of callables, or of dotted paths of callables"),
         ("THROTTLE", ["no.such.thing"], "a list of callables, or of dotted paths of callables"),
         ("THROTTLE", ["os.path"], "a list of callables, or of dotted paths of callables"),
+        ("MAX_FAILURE_RATE", 50, "a number from 0 to 1, or None"),
+        ("MAX_FAILURE_RATE", True, "a number from 0 to 1, or None"),
         ("RECORD_CACHE_TIMEOUT", -1, "a timedelta or a number of seconds, not negative, or None"),
         ("RECORD_CACHE_TIMEOUT", dt.timedelta(-1), "a timedelta or a number of seconds, not negative, or None"),
     ],

@@ -27,6 +27,7 @@ from massmigration.backends.base import BaseBackend, problem_of_actions
 from massmigration.conf import PREFIX, BaseSettings, Settings, registered, settings
 from massmigration.definitions import validation
 from massmigration.definitions.base import BaseMigration
+from massmigration.definitions.stages import is_share
 from massmigration.dialects import dialect_of, is_document_database
 from massmigration.enforcement import registry
 from massmigration.enforcement.registry import Requirer
@@ -316,6 +317,8 @@ def _core_setting_problem(name: str, value: Any) -> str | None:
         seconds = value.total_seconds() if isinstance(value, dt.timedelta) else value
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         return "" if is_number and seconds >= 0 else "a timedelta or a number of seconds, not negative, or None"
+    if name == "MAX_FAILURE_RATE":
+        return "" if value is None or is_share(value) else "a number from 0 to 1, or None"
     if name == "THROTTLE":
         is_list = isinstance(value, (list, tuple)) and all(map(_can_be_called, value))
         return "" if is_list else "a list of callables, or of dotted paths of callables"

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
     MAX_STALLED_TRIES: int = 10
     """After how many consecutive rounds without progress the migration fails. A round is all tries of one job."""
 
+    MAX_FAILURE_RATE: float | None = 0.5
+    """Above which share of failed objects within a shard `on_error = "continue"` stops. None means never.
+
+    It counts once the shard has processed 100 objects. A migration's `max_failure_rate` overrides it.
+    """
+
     THROTTLE: Sequence[Any] = ()
     """Throttles of all migrations, as callables or dotted paths. A migration's `throttle` adds more."""
 

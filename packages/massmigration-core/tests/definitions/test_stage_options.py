@@ -21,6 +21,7 @@ OPTIONS = {
     "on_error": "continue",
     "max_failures": 5,
     "max_consecutive_failures": 6,
+    "max_failure_rate": 0.25,
     "lock_rows": False,
     "catch_up": False,
 }
@@ -94,6 +95,10 @@ def test_every_option_has_one_default(write, name):
         ("max_batch_growth", True, "max_batch_growth = True; it must be greater than 1, or None."),
         ("max_failures", -1, "max_failures = -1; it must be 0 or more, or None."),
         ("max_consecutive_failures", 0, "max_consecutive_failures = 0; it must be 1 or more, or None."),
+        ("max_failure_rate", 1.1, "max_failure_rate = 1.1; it must be a number from 0 to 1, or None."),
+        ("max_failure_rate", -0.1, "max_failure_rate = -0.1; it must be a number from 0 to 1, or None."),
+        ("max_failure_rate", "0.5", "max_failure_rate = '0.5'; it must be a number from 0 to 1, or None."),
+        ("max_failure_rate", True, "max_failure_rate = True; it must be a number from 0 to 1, or None."),
         ("atomic", "no", "atomic = 'no'; allowed: True, False."),
         ("lock_rows", 3, "lock_rows = 3; allowed: True, False."),
         ("catch_up", None, "catch_up = None; allowed: True, False."),

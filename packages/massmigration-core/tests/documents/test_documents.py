@@ -160,6 +160,43 @@ def test_objects_that_fail_are_passed_and_done_again_without_savepoints(db_alias
     assert (status(db_alias), calls(db_alias)) == (Status.APPLIED, (20, {1}))
 
 
+class Sets(MapperMigration):
+    on_error = "continue"
+    bad: set[str] = set()
+    sizes: list[int] = []
+
+    def get_queryset(self, db_alias):
+        return Item.objects.all()
+
+    def operation_batch(self, queryset, db_alias):
+        found = list(queryset)
+        self.sizes.append(len(found))
+        Call.objects.using(db_alias).bulk_create(Call(migration=KEY, item=obj.pk) for obj in found)
+        if self.bad & {obj.name for obj in found}:
+            raise ValueError("one of them is bad")
+
+
+@SQLITE
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_failing_set_is_bisected_into_transactions(db_alias, migrate, documents, monkeypatch, on_error):
+    documents()
+    migrate()
+    attributes = {"bad": {"13"}, "sizes": [], "batch_size": 16, "on_error": on_error}
+    register(monkeypatch, type("Migration", (Sets,), attributes))
+
+    api.launch(KEY, db_alias)
+
+    done = 19 if on_error == "continue" else 13
+    assert (status(db_alias), calls(db_alias)) == (Status.FAILED, (done, {1}))
+    assert FailedObject.objects.using(db_alias).filter(resolved_at=None).count() == 1
+    assert attributes["sizes"][:6] == [16, 8, 4, 2, 1, 1]
+    assert attributes["sizes"][6:] == ([2, 4] if on_error == "continue" else [])
+
+    store.by_key[KEY].bad.clear()
+    api.retry(KEY, db_alias)
+    assert (status(db_alias), calls(db_alias)) == (Status.APPLIED, (20, {1}))
+
+
 @SQLITE
 def test_a_failure_stops_before_its_object_and_a_retry_goes_on_at_it(db_alias, migrate, documents):
     documents()

@@ -360,6 +360,12 @@ class MapperMigration(BaseMigration):
     So many in a row mean that the cause is not the objects.
     """
 
+    max_failure_rate: float | None = None
+    """Above which share of failed objects within a shard, once it has processed 100, `"continue"` stops.
+
+    A number from 0 to 1; 1 means never (default: the setting `MASSMIGRATION_MAX_FAILURE_RATE`).
+    """
+
     lock_rows: bool = True
     """Whether the objects passed to `operation` are locked until their batch commits.
 

@@ -35,6 +35,11 @@ class _HasStages(Protocol):
     def get_stages(self) -> Sequence[Stage]: ...
 
 
+def is_share(value: Any) -> bool:
+    """Return whether the value is a number from 0 to 1."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CommonOptions:
     """The options of a stage of any kind. Each one can be an attribute of a migration."""
@@ -97,6 +102,9 @@ class StageOptions(CommonOptions):
     max_consecutive_failures: int | None = 100
     """At how many consecutive failed objects within a shard `"continue"` stops; None: never."""
 
+    max_failure_rate: float | None = None
+    """Above which share of failed objects in a shard `"continue"` stops; None: `MASSMIGRATION_MAX_FAILURE_RATE`."""
+
     lock_rows: bool = True
     """Whether the objects passed to `operation` are locked in the database until their batch commits."""
 
@@ -119,6 +127,9 @@ class StageOptions(CommonOptions):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (int, float)) or value < least):
                 raise BadMigrationFile(f"{name} = {value!r}; it must be {least} or more, or None.")
+        rate: Any = self.max_failure_rate
+        if rate is not None and not is_share(rate):
+            raise BadMigrationFile(f"max_failure_rate = {rate!r}; it must be a number from 0 to 1, or None.")
         self._check_batches()
 
     def _check_batches(self) -> None:

@@ -1,4 +1,4 @@
-"""Batches that run in one transaction with their bookkeeping, and object by object after an error."""
+"""Batches that run in one transaction with their bookkeeping, and in parts after an error."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from massmigration.dialects.errors import is_too_large
 from massmigration.documents import session
 from massmigration.exceptions import TransactionTooLarge
 from massmigration.executor.batch_size import AdaptiveBatchSize, Deadline
+from massmigration.executor.bisection import Bisection
 from massmigration.executor.errors import CursorStays, OperationRaised, check_not_spoiled, judged, operation_blamed
 from massmigration.executor.objects import PendingUpdates
 from massmigration.executor.outcomes import Batch, BatchEnd, Effect, Failure, FailurePolicy, ObjectResults, Outcome
@@ -73,8 +74,8 @@ class AtomicBatchRunner:
     def run(self, claim: Claim) -> Outcome:
         """Run the batch in one transaction.
 
-        If the operation raises, run the batch again object by object, commit everything before the failing object,
-        and record the failure.
+        If the operation raises, run the batch again object by object, or bisect it if the operation takes sets. Commit
+        everything before the failing object, and record the failure.
         """
         self._commit_duration = None
         outcome = self._run_or_split(claim)
@@ -86,14 +87,14 @@ class AtomicBatchRunner:
                 return self._run_whole(claim)
         except OperationRaised as error:
             raised = error
-        told = text.described(raised.error)
-        logger.info("A batch of %s raised %s; processing it object by object.", self._stage.name, text.line(told))
+        told = text.line(text.described(raised.error))
+        logger.info("A batch of %s raised %s; looking for the object that caused it.", self._stage.name, told)
         try:
-            return self._run_per_object(claim, raised)
+            return self._run_in_parts(claim, raised)
         except OperationRaised as error:
             if not error.at_commit:
                 raise
-            return self._run_per_object(claim, error)
+            return self._run_in_parts(claim, error)
 
     def _run_whole(self, claim: Claim) -> Outcome:
         with self._transaction(claim) as fenced:
@@ -132,24 +133,47 @@ class AtomicBatchRunner:
     def _can_shrink(self) -> bool:
         return isinstance(self._stage, MappedStage) and self._pace.size > 1
 
-    def _run_per_object(self, claim: Claim, raised: OperationRaised) -> Outcome:
+    def _run_in_parts(self, claim: Claim, raised: OperationRaised) -> Outcome:
         with self._transaction(claim) as fenced:
             batch = self._fetch(claim)
-            singles = list(self._call_user_code(lambda: list(self._processor.split_into_objects(batch)), claim))
             results = ObjectResults(batch, FailurePolicy(self._stage, claim), claim)
-            effect = self._process_objects(claim, singles, raised, results)
+            process = self._bisect if self._processor.takes_sets else self._process_objects
+            effect = process(claim, batch, raised, results)
             if results.stopped_by is not None:
                 return self._fail(fenced, results, effect)
             if results.is_cut_short and results.last is not None:
-                batch = self._processor.part(batch, results.count, results.last)
+                batch = self._processor.part(batch, results.rows, results.last)
             elif not results.tolerated:
                 self._note_replay(claim, raised)
             return self._end(fenced, batch, results.succeeded, effect, results)
 
-    def _process_objects(
-        self, claim: Claim, singles: list[Batch], raised: OperationRaised, results: ObjectResults
-    ) -> Effect:
+    def _bisect(self, claim: Claim, batch: Batch, raised: OperationRaised, results: ObjectResults) -> Effect:
+        """Process the rows of a set in as few calls as find the failing rows, until the deadline or such a failure."""
+        rows = self._call_user_code(lambda: self._processor.rows_of(batch), claim)
+        bisection, effect = Bisection(len(rows)), Effect()
+        while (bounds := bisection.next_part()) is not None:
+            if results.entries and self._pace.is_over():
+                results.is_cut_short = True
+                break
+            start, stop = bounds
+            part = self._processor.subset(batch, rows[start:stop], rows[start - 1].last if start else claim.after)
+            failure = None
+            try:
+                effect += self._unit(claim, part, raised)
+            except OperationRaised as again:
+                bisection.failed()
+                if part.object_pk is None:
+                    continue
+                failure = Failure(object_pk=part.object_pk, error=again.error, failed_id=part.failed_id)
+            else:
+                bisection.passed()
+            if not results.add(part, failure):
+                break
+        return effect
+
+    def _process_objects(self, claim: Claim, batch: Batch, raised: OperationRaised, results: ObjectResults) -> Effect:
         """Process the objects one by one, until the deadline or a failure that is not tolerated."""
+        singles = self._call_user_code(lambda: list(self._processor.split_into_objects(batch)), claim)
         effect = Effect()
         for place, single in enumerate(singles):
             if place and self._pace.is_over():
@@ -165,25 +189,28 @@ class AtomicBatchRunner:
         return effect
 
     def _note_replay(self, claim: Claim, raised: OperationRaised) -> None:
-        detail = f"A batch raised {text.described(raised.error)}, but none of its objects did."
+        detail = f"A batch raised {text.described(raised.error)}, but no part of it did when it was processed again."
         events.add(claim.job.db_alias, claim.job.key, "replay", attempt_id=claim.job.attempt_id, detail=detail)
 
-    def _unit(self, claim: Claim, single: Batch, raised: OperationRaised) -> Effect:
-        """Process one object in a savepoint. Raise `raised` for a stage of one call, which would only fail again."""
+    def _unit(self, claim: Claim, part: Batch, raised: OperationRaised) -> Effect:
+        """Process an object or a set of rows in a savepoint.
+
+        Raise `raised` for a stage of one call, which would only fail again.
+        """
         if isinstance(self._stage, OnceStage):
             raise raised
 
         def attempt() -> Effect:
             connection = connections[claim.job.db_alias]
             with transaction.atomic(using=claim.job.db_alias):
-                _, effect = self._run(single, claim)
+                _, effect = self._run(part, claim)
                 if raised.at_commit:
                     connection.check_constraints()
                 check_not_spoiled(claim.job.db_alias)
             return effect
 
         try:
-            return self._call_user_code(attempt, claim, is_one=True)
+            return self._call_user_code(attempt, claim, is_one=part.object_pk is not None)
         except OperationRaised as error:
             if connections[claim.job.db_alias].needs_rollback:  # the savepoint is gone, and the transaction with it
                 raise RolledBack from error
@@ -263,7 +290,7 @@ class AtomicBatchRunner:
         checkpoint = Checkpoint(
             cursor=results.last if results.last is not None else claim.cursor,
             is_done=False,
-            processed=len(results.succeeded) - effect.skipped,
+            processed=results.rows - len(results.tolerated) - effect.skipped,
             skipped=effect.skipped,
             changed=effect.changed,
             failed=len(results.tolerated) + 1,
@@ -367,24 +394,37 @@ class DocumentBatchRunner(AtomicBatchRunner):
             )
         return ended
 
-    def _run_per_object(self, claim: Claim, raised: OperationRaised) -> Outcome:
+    def _run_in_parts(self, claim: Claim, raised: OperationRaised) -> Outcome:
+        """Process the batch in parts, each in a transaction of its own: there are no savepoints."""
         if isinstance(self._stage, OnceStage) or isinstance(raised, PrefetchRaised):
             raise raised
         outcome = Outcome(end=BatchEnd.MORE, claim=claim)
-        for _ in range(self._pace.size):
-            outcome = self._one(outcome.claim)
-            if outcome.end is not BatchEnd.MORE:
-                break
+        if not self._processor.takes_sets:
+            for _ in range(self._pace.size):
+                outcome = self._part(outcome.claim, 1) or outcome
+                if outcome.end is not BatchEnd.MORE:
+                    break
+            return outcome
+        bisection = Bisection(self._pace.size)
+        while outcome.end is BatchEnd.MORE and (bounds := bisection.next_part()) is not None:
+            start, stop = bounds
+            found = self._part(outcome.claim, stop - start)
+            if found is None:
+                bisection.failed()
+            else:
+                outcome = found
+                bisection.passed()
         return outcome
 
-    def _one(self, claim: Claim) -> Outcome:
-        self._limit = 1
+    def _part(self, claim: Claim, size: int) -> Outcome | None:
+        """Process the next `size` objects. Return None if one of several has failed."""
+        self._limit = size
         try:
             return self._run_whole(claim)
         except PrefetchRaised:
             raise
         except OperationRaised as again:
-            return self._skip_object(claim, again)
+            return self._skip_object(claim, again) if size == 1 else None
         finally:
             self._limit = None
 

@@ -157,7 +157,7 @@ class NonAtomicBatchRunner:
         claim, batch, failure = fenced.claim, results.batch, results.stopped_by
         last = batch.last if results.is_whole else results.last
         if not results.is_whole and last is not None:
-            batch = self._processor.part(batch, results.count, last)
+            batch = self._processor.part(batch, results.rows, last)
         checkpoint = Checkpoint(
             cursor=last if last is not None else claim.cursor,
             is_done=results.is_whole and batch.is_last,

@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Model, QuerySet
 
 from massmigration import text
+from massmigration.conf import settings
 from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.paging.keyset import Key
 from massmigration.recorder import failures
@@ -101,6 +102,10 @@ class Batch:
     """The id of its `FailedObject`, if it is processed again."""
 
 
+LEAST_FOR_RATE = 100
+"""The number of a shard's objects from which on the failure rate counts."""
+
+
 class FailurePolicy:
     """The policy that decides which failed objects a batch tolerates, by the stage's `on_error` and its limits."""
 
@@ -109,23 +114,40 @@ class FailurePolicy:
         self._claim = claim
         self._before: int | None = None
 
-    def allows(self, failed: int, consecutive: int) -> bool:
-        """Return whether the batch continues after its `failed`th failure, the shard's `consecutive`th in a row."""
+    def allows(self, failed: int, consecutive: int, rows: int) -> bool:
+        """Return whether the batch continues after its `failed`th failure, the shard's `consecutive`th in a row.
+
+        `rows`: the number of the batch's rows up to this one.
+        """
         if self._claim.is_retry:
             return True  # it is already recorded
-        return self._stage is not None and not self._limit_reached(self._stage, failed, consecutive)
+        return self._stage is not None and not self._limit_reached(self._stage, failed, consecutive, rows)
 
-    def reason(self, failure: Failure, failed: int, consecutive: int) -> str:
+    def reason(self, failure: Failure, failed: int, consecutive: int, rows: int) -> str:
         """Return one line that explains why the run ended: the failure, and the limit that it reached, if any."""
         is_of_object = failure.object_pk is not None
-        reached = self._limit_reached(self._stage, failed, consecutive) if self._stage and is_of_object else ""
+        reached = self._limit_reached(self._stage, failed, consecutive, rows) if self._stage and is_of_object else ""
         found = failures.describe(failure.object_pk, failure.error)
         return f"{reached}. The last failure: {found}" if reached else found
 
-    def _limit_reached(self, stage: MappedStage, failed: int, consecutive: int) -> str:
+    def _limit_reached(self, stage: MappedStage, failed: int, consecutive: int, rows: int) -> str:
         limit = stage.max_consecutive_failures
         if limit is not None and consecutive >= limit:
             return f"{text.counted(consecutive, 'consecutive object')} failed (max_consecutive_failures = {limit})"
+        return self._too_many(stage, failed) or self._too_large_share(stage, failed, rows)
+
+    def _too_large_share(self, stage: MappedStage, failed: int, rows: int) -> str:
+        rate = settings.MAX_FAILURE_RATE if stage.max_failure_rate is None else stage.max_failure_rate
+        failed += self._claim.failed
+        seen = rows + self._claim.processed + self._claim.failed
+        if rate is None or seen < LEAST_FOR_RATE or failed <= rate * seen:
+            return ""
+        return (
+            f"{failed} of the first {seen} objects of shard {self._claim.job.shard} failed, {failed / seen:.0%} "
+            f"(max_failure_rate = {rate}), so the operation is probably wrong"
+        )
+
+    def _too_many(self, stage: MappedStage, failed: int) -> str:
         if stage.max_failures is None:
             return ""
         if self._before is None:
@@ -135,13 +157,13 @@ class FailurePolicy:
 
 
 class ObjectResults:
-    """The results of a batch that was processed object by object, in the order of its keys."""
+    """The results of a batch that was processed object by object, or set by set, in the order of its keys."""
 
     def __init__(self, batch: Batch, policy: FailurePolicy, claim: Claim) -> None:
         self.batch = batch
         self.policy = policy
         self.entries: list[tuple[Batch, Failure | None]] = []
-        """The processed objects with their failures. The last failure may have stopped the batch."""
+        """The processed objects or sets with their failures. The last failure may have stopped the batch."""
 
         self.succeeded: list[Batch] = []
         self.tolerated: list[Failure] = []
@@ -169,20 +191,16 @@ class ObjectResults:
             self.succeeded.append(obj)
             self.consecutive_failures = 0
         else:
-            failed, self.consecutive_failures = len(self.tolerated) + 1, self.consecutive_failures + 1
-            if failure.object_pk is None or not self.policy.allows(failed, self.consecutive_failures):
+            self.consecutive_failures += 1
+            numbers = len(self.tolerated) + 1, self.consecutive_failures, self.rows + obj.count
+            if failure.object_pk is None or not self.policy.allows(*numbers):
                 self.stopped_by = failure
-                self.reason = self.policy.reason(failure, failed, self.consecutive_failures)
+                self.reason = self.policy.reason(failure, *numbers)
                 return False
             self.tolerated.append(failure)
         self.last = obj.last
         self.rows += obj.count
         return True
-
-    @property
-    def count(self) -> int:
-        """The number of objects that the cursor passes."""
-        return len(self.succeeded) + len(self.tolerated)
 
     @property
     def is_whole(self) -> bool:

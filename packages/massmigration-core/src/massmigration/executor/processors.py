@@ -32,6 +32,9 @@ class Processor(ABC):
     holds_rows = False
     """Whether the rows of a batch are locked until it commits."""
 
+    takes_sets = False
+    """Whether the operation is called for a set of rows. A set that fails is bisected to find the failing rows."""
+
     def prefetch_keys(self, claim: Claim, limit: int) -> None:  # noqa: B027
         """Fetch the next keys before the transaction, where a query inside it would block other batches."""
 
@@ -62,6 +65,14 @@ class Processor(ABC):
     @abstractmethod
     def split_into_objects(self, batch: Batch) -> Iterator[Batch]:
         """Yield each object as a batch of its own."""
+
+    def rows_of(self, batch: Batch) -> list[Batch]:
+        """Return each row of a set as a batch of its own, with its keys alone, in the order of the cursor."""
+        raise NotImplementedError
+
+    def subset(self, batch: Batch, rows: Sequence[Batch], after: list[Any] | None) -> Batch:
+        """Return consecutive rows of a set as a batch that can be processed. `after`: the cursor before them."""
+        raise NotImplementedError
 
     def still_matches(self, done: Sequence[Batch]) -> bool:
         """Return whether the queryset still contains a processed object of these batches. False if not checked."""
@@ -330,6 +341,8 @@ class SetProcessor(MappedProcessor):
     cannot be rolled back; and after rows were found that may be new.
     """
 
+    takes_sets = True
+
     def fetch(self, claim: Claim, limit: int, *, may_lock: bool) -> Batch:
         if self._prefetched is not None:
             return self._of_documents(claim, self._prefetched)
@@ -380,13 +393,27 @@ class SetProcessor(MappedProcessor):
         return batch
 
     def split_into_objects(self, batch: Batch) -> Iterator[Batch]:
+        for row in self.rows_of(batch):
+            yield self.subset(batch, [row], None)
+
+    def rows_of(self, batch: Batch) -> list[Batch]:
         assert batch.queryset is not None
         cursor, identity = self._keyset.fields, self._identity.fields
         rows = batch.queryset.order_by(*cursor).values_list(*cursor, *identity)
-        for row in dict.fromkeys(rows):
-            key, pk = row[: len(cursor)], row[len(cursor) :]
-            queryset = self._queryset.filter(self._identity.exactly(pk))
-            yield Batch(last=encode_key(key), object_pk=encode_key(pk), count=1, queryset=queryset)
+        keys = ((row[: len(cursor)], row[len(cursor) :]) for row in dict.fromkeys(rows))
+        return [Batch(last=encode_key(key), object_pk=encode_key(pk), count=1) for key, pk in keys]
+
+    def subset(self, batch: Batch, rows: Sequence[Batch], after: list[Any] | None) -> Batch:
+        found = [decode_key(row.object_pk or []) for row in rows]
+        if len(rows) == 1:
+            return dataclasses.replace(rows[0], queryset=self._queryset.filter(self._identity.exactly(found[0])))
+        last = rows[-1].last
+        if batch.keys is None:  # too many for one condition
+            queryset = self._page(after, last).order_by()
+            return Batch(last=last, count=len(rows), queryset=queryset, keys=found, span=(after, last))
+        return Batch(
+            last=last, count=len(rows), queryset=self._queryset.filter(self._identity.among(found)), keys=found
+        )
 
 
 class RetryProcessor(Processor):
@@ -395,6 +422,7 @@ class RetryProcessor(Processor):
     def __init__(self, processor: MappedProcessor) -> None:
         self._processor = processor
         self.holds_rows = processor.holds_rows
+        self.takes_sets = processor.takes_sets
         self._page: list[tuple[int, list[Any]]] = []
         self._cursors: list[list[int]] = []
         """Cursors of the objects."""
@@ -447,6 +475,14 @@ class RetryProcessor(Processor):
             single = singles.get(json.dumps(object_pk))
             if single is not None:
                 yield dataclasses.replace(single, last=[failed_id], failed_id=failed_id)
+
+    def rows_of(self, batch: Batch) -> list[Batch]:
+        rows = {json.dumps(row.object_pk): row for row in self._processor.rows_of(batch)}
+        page = ((failed_id, rows.get(json.dumps(object_pk))) for failed_id, object_pk in self._page)
+        return [dataclasses.replace(row, last=[failed_id], failed_id=failed_id) for failed_id, row in page if row]
+
+    def subset(self, batch: Batch, rows: Sequence[Batch], after: list[Any] | None) -> Batch:
+        return self._processor.subset(batch, rows, after)
 
     def still_matches(self, done: Sequence[Batch]) -> bool:
         return self._processor.still_matches(done)

@@ -45,6 +45,9 @@ class OperationsMigration(BaseMigration):
     max_consecutive_failures: int | None = StageOptions.max_consecutive_failures
     """At how many consecutive failed rows within a shard `"continue"` stops; None: never."""
 
+    max_failure_rate: float | None = None
+    """Above which share of failed rows in a shard `"continue"` stops (default: `MASSMIGRATION_MAX_FAILURE_RATE`)."""
+
     lock_rows: bool = True
     """Whether objects that are passed to a function are locked until their batch commits."""
 
