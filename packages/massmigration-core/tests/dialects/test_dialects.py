@@ -20,6 +20,7 @@ from massmigration.dialects.mysql import MySQLDialect
 from massmigration.dialects.mysql_base import BaseMySQLDialect
 from massmigration.dialects.postgresql import PostgreSQLDialect
 from massmigration.dialects.sqlite import SQLiteDialect
+from massmigration.dialects.writer import BatchWriter
 from massmigration.exceptions import CannotMeasure
 from testsupport.testapp.models import Awkward, Item, Place, Restaurant, Shop
 
@@ -464,7 +465,12 @@ def test_an_engine_of_gcloudc_is_a_document_database(monkeypatch):
     assert dialect_of("default").has_table("any")
 
 
-HOOKS = sorted(name for name, value in vars(Dialect).items() if callable(value) and not name.startswith("_"))
+HOOKS = sorted(
+    name
+    for cls in (Dialect, BatchWriter)
+    for name, value in vars(cls).items()
+    if callable(value) and not name.startswith("_")
+)
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -32,6 +32,7 @@ from massmigration import (
 from massmigration.backends import base as backends
 from massmigration.definitions import stages
 from massmigration.dialects.base import Dialect
+from massmigration.dialects.writer import BatchWriter
 from massmigration.management.commands.massmigration import OTHERS
 from massmigration.management.output import FAKED, MARKS
 from massmigration.migrations import BaseMigration, MapperMigration, SimpleMigration
@@ -235,7 +236,8 @@ def test_everything_of_a_backend_is_explained():
 
 @pytest.mark.parametrize(("title", "is_method"), [("Capabilities", False), ("Hooks", True)])
 def test_every_hook_of_a_dialect_is_explained(title, is_method):
-    names = {name for name, value in vars(Dialect).items() if not name.startswith("_") and callable(value) == is_method}
+    attributes = {**vars(BatchWriter), **vars(Dialect)}
+    names = {name for name, value in attributes.items() if not name.startswith("_") and callable(value) == is_method}
     text = section(page("adding-a-database"), title)
     helpers = set(re.findall(r"`(\w+)`", re.findall(r"^Helpers .*$", text, re.MULTILINE)[0])) if is_method else set()
 

@@ -9,7 +9,8 @@ from django.conf import settings
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 
-from massmigration.dialects.base import Dialect, Fields
+from massmigration.dialects.base import Dialect
+from massmigration.dialects.writer import Fields
 
 MAX_ENTITIES = 500
 MAX_BYTES = 7 * 2**19

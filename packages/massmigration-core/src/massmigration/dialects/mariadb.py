@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.db.models import Model
 
-from massmigration.dialects.base import Fields
 from massmigration.dialects.mysql_base import BaseMySQLDialect
+from massmigration.dialects.writer import Fields
 
 
 class MariaDBDialect(BaseMySQLDialect):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from django.db.models import Model
 
-from massmigration.dialects.base import Fields, ServerProblem
+from massmigration.dialects.base import ServerProblem
 from massmigration.dialects.mysql_base import BaseMySQLDialect
+from massmigration.dialects.writer import Fields
 
 VALUES_ROW = (8, 0, 19)
 """The first version that knows VALUES ROW."""

@@ -17,12 +17,11 @@ from massmigration.dialects.base import (
     Access,
     AccessPath,
     Dialect,
-    Fields,
-    Row,
     RowCopy,
     ServerProblem,
     explained_nodes,
 )
+from massmigration.dialects.writer import Fields, Row
 from massmigration.exceptions import CannotMeasure
 
 _COMMITS = re.compile(

@@ -19,12 +19,11 @@ from massmigration.dialects.base import (
     Access,
     AccessPath,
     Dialect,
-    Fields,
-    Row,
     RowCopy,
     explained_nodes,
     insert_on_conflict,
 )
+from massmigration.dialects.writer import Fields, Row
 from massmigration.exceptions import CannotMeasure
 
 _LOCK_NAMESPACE = 0x6D6D

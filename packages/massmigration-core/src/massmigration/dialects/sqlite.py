@@ -15,11 +15,10 @@ from massmigration.dialects.base import (
     Access,
     AccessPath,
     Dialect,
-    Fields,
-    Row,
     RowCopy,
     insert_on_conflict,
 )
+from massmigration.dialects.writer import Fields, Row
 
 MAX_HELD = 1.0
 GAP = 0.11
