@@ -20,7 +20,7 @@ from massmigration import text
 from massmigration.backends import handler
 from massmigration.backends.base import BaseBackend
 from massmigration.definitions.base import BaseMigration
-from massmigration.definitions.stages import MappedStage, OnceStage, Stage, without_waits
+from massmigration.definitions.stages import MappedStage, Stage, without_waits
 from massmigration.definitions.validation import validate
 from massmigration.dialects import dialect_of, engine_transaction
 from massmigration.dialects.errors import is_transient, with_advice
@@ -29,7 +29,7 @@ from massmigration.exceptions import CannotDryRun, MassMigrationError
 from massmigration.executor.errors import check_not_spoiled, explained
 from massmigration.executor.objects import PendingUpdates
 from massmigration.executor.outcomes import Batch
-from massmigration.executor.processors import ObjectProcessor, OnceProcessor, SetProcessor
+from massmigration.executor.processors import ObjectProcessor, SetProcessor, processor_for
 from massmigration.executor.statements import Statements, no_implicit_commit, watched
 from massmigration.loader import store
 from massmigration.paging.keyset import Key, Keyset, decode_key
@@ -205,13 +205,12 @@ def _captured_sends(migration: BaseMigration) -> contextlib.AbstractContextManag
 
 
 def _run_sample(stage: Stage, db_alias: str, size: int) -> DryRun:
-    if isinstance(stage, OnceStage):
-        work, whole = OnceProcessor(stage, db_alias), Batch(last=None, count=1)
+    if not isinstance(stage, MappedStage):
+        work, whole = processor_for(stage, db_alias), Batch(last=None, count=1)
         dangling = dialect_of(db_alias).dangling_references()
         seconds, error = _operate(lambda: work.process(whole, PendingUpdates()), db_alias, dangling)
         done = ObjectResult(object_pk=[], changes={}, error=error)
         return DryRun(objects=[done], total=1, is_total_estimated=False, duration=dt.timedelta(seconds=seconds))
-    assert isinstance(stage, MappedStage)
     queryset = _queryset(stage, db_alias)
     keyset = Keyset.of(queryset.model)
     plan = sharding.split(queryset, keyset, 1)

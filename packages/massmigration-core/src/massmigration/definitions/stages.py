@@ -7,7 +7,7 @@ import dataclasses
 import datetime as dt
 import difflib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Deferrable, Field, FloatField, ForeignKey, JSONField, Model, QuerySet
@@ -158,9 +158,20 @@ class StageOptions(CommonOptions):
             )
 
 
+class UserFunction(NamedTuple):
+    """A function of the migration that a stage calls."""
+
+    function: Callable[..., Any]
+    name: str
+    """The argument of the stage that holds it, which is also the usual name of the method."""
+
+    arguments: tuple[str, ...]
+    """The names of the arguments that it is called with."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(CommonOptions):
-    """One step of a migration."""
+    """One step of a migration. The house style lists what a kind of stage consists of."""
 
     name: str
     """The migration's key, for messages."""
@@ -168,6 +179,11 @@ class Stage(CommonOptions):
     def __post_init__(self) -> None:
         with _error_of(self.name):
             super().__post_init__()
+
+    @property
+    def functions(self) -> Sequence[UserFunction]:
+        """The functions that the stage calls. A check and a launch refuse those that cannot be called."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,6 +222,11 @@ class OnceStage(Stage):
     is_ending: bool = False
     """Whether it only completes the mapped stages before it, and so has nothing to do if they had no rows."""
 
+    @property
+    def functions(self) -> Sequence[UserFunction]:
+        arguments = ("db_alias", "context") if self.takes_context else ("db_alias",)
+        return [UserFunction(self.operation, "operation", arguments)]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaitStage(Stage):
@@ -219,7 +240,8 @@ class WaitStage(Stage):
         question: Any = self.question
         if not isinstance(question, str) or not question.strip():
             raise BadMigrationFile(
-                f"Migration {self.name!r} has a stage that waits with question = {question!r}; it must be a text."
+                f"Migration {self.name!r} has a stage that waits with question = {question!r}; it must be a non-empty "
+                "string."
             )
 
 
@@ -244,6 +266,17 @@ class MappedStage(Stage, StageOptions):
 
     remaining: Callable[[str], int] | None = None
     """Returns how many objects still need the migration. The stage ends only when it returns 0."""
+
+    @property
+    def functions(self) -> Sequence[UserFunction]:
+        found = [UserFunction(self.get_queryset, "get_queryset", ("db_alias",))]
+        if self.operation is not None:
+            found.append(UserFunction(self.operation, "operation", ("obj", "db_alias")))
+        if self.operation_batch is not None:
+            found.append(UserFunction(self.operation_batch, "operation_batch", ("queryset", "db_alias")))
+        if self.remaining is not None:
+            found.append(UserFunction(self.remaining, "remaining", ("db_alias",)))
+        return found
 
     def rows(self, db_alias: str, *, is_quiet: bool = False) -> QuerySet[Any]:
         """Return the queryset, prepared for batches. Raise `BadQuerySet` or `BadMigrationFile` if it cannot be."""

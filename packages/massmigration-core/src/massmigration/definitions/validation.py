@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 from django.db import connections
 
+from massmigration import text
 from massmigration.definitions import callables
 from massmigration.definitions.base import BaseMigration, MapperMigration
-from massmigration.definitions.stages import MappedStage, OnceStage, Stage, writable
+from massmigration.definitions.stages import MappedStage, Stage, UserFunction, writable
 from massmigration.exceptions import BadMigrationFile, MassMigrationError
 
 _OPENERS = ("connect", "cursor", "chunked_cursor")
@@ -35,21 +36,19 @@ def validate(migration: BaseMigration, db_alias: str) -> None:
 def validate_methods(migration: BaseMigration) -> Sequence[Stage]:
     """Return the stages.
 
-    Raise `BadMigrationFile` if an option has an impossible value, or if a method cannot be called with the arguments
-    that it gets.
+    Raise `BadMigrationFile` if an option has an impossible value, if `get_stages` does not return stages, or if a
+    method cannot be called with the arguments that it gets.
     """
     _check_choices(migration)
-    stages = migration.get_stages()
+    stages: Any = migration.get_stages()
+    if not isinstance(stages, (list, tuple)) or not all(isinstance(stage, Stage) for stage in stages):
+        raise BadMigrationFile(
+            f"get_stages() of migration {migration.key!r} returned {text.safe_repr(stages)}; it must return a list of "
+            "stages. Create them with self.once(), self.mapped() and self.wait()."
+        )
     for stage in stages:
-        if isinstance(stage, OnceStage):
-            context = ("context",) if stage.takes_context else ()
-            _check_call(stage, stage.operation, "operation", "db_alias", *context)
-        elif isinstance(stage, MappedStage):
-            _check_call(stage, stage.get_queryset, "get_queryset", "db_alias")
-            if stage.operation is not None:
-                _check_call(stage, stage.operation, "operation", "obj", "db_alias")
-            if stage.operation_batch is not None:
-                _check_call(stage, stage.operation_batch, "operation_batch", "queryset", "db_alias")
+        for found in stage.functions:
+            _check_call(stage, found)
     return stages
 
 
@@ -144,7 +143,8 @@ def _model(stage: MappedStage, db_alias: str) -> Any:
         return None
 
 
-def _check_call(stage: Stage, function: Callable[..., Any], name: str, *arguments: str) -> None:
+def _check_call(stage: Stage, found: UserFunction) -> None:
+    function, name, arguments = found
     own = ("self", *arguments) if inspect.ismethod(function) else arguments
     advice = f"Define it as {name}({', '.join(own)})."
     if callables.is_lazy(function):

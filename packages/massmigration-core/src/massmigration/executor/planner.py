@@ -53,7 +53,7 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
     if not record.is_planned:
         try:
             with operation_blamed(), callables.exits_refused(f"Migration {job.key!r}"):
-                plan = _cut(stage, job.db_alias, transport)
+                plan = _plan_of(stage, job.db_alias, transport)
         except OperationRaised as raised:
             fail(job, text.told(raised.error), cause=raised.__cause__)
             return None
@@ -88,7 +88,8 @@ def note_unseen(job: Job, *, is_over: bool = False, error: BaseException | None 
     )
 
 
-def _cut(stage: Stage, db_alias: str, transport: Transport) -> ShardPlan:
+def _plan_of(stage: Stage, db_alias: str, transport: Transport) -> ShardPlan:
+    """Return the shards of the stage: one if it has no queryset."""
     if not isinstance(stage, MappedStage):
         return SINGLE_SHARD
     queryset = stage.rows(db_alias)
