@@ -28,6 +28,7 @@ from massmigration import (
     signals,
     testing,
     throttling,
+    urls,
 )
 from massmigration.backends import base as backends
 from massmigration.definitions import stages
@@ -62,7 +63,9 @@ def terms(text):
 
 def section(text, title):
     """Return the text between the heading with this title and the next heading of its level."""
-    (level,) = re.findall(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    levels = re.findall(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    assert len(levels) == 1, f"Found {len(levels)} headings {title!r} on the page; there must be one."
+    (level,) = levels
     after = re.split(rf"^#+ {re.escape(title)}$", text, flags=re.MULTILINE)[1]
     return re.split(rf"^#{{1,{len(level)}}} ", after, flags=re.MULTILINE)[0]
 
@@ -173,9 +176,7 @@ def test_no_attribute_of_migrations_is_explained_that_is_gone():
 
 
 @pytest.mark.parametrize(
-    "cls",
-    [stages.Stage, stages.OnceStage, stages.StageContext, stages.WaitStage, stages.MappedStage],
-    ids=lambda cls: cls.__name__,
+    "cls", [stages.Stage, stages.StageContext, *stages.Stage.__subclasses__()], ids=lambda cls: cls.__name__
 )
 def test_every_argument_of_a_stage_is_explained(cls):
     assert fields(cls) <= terms(section(page("reference/migrations"), "Stages"))
@@ -192,6 +193,24 @@ def test_every_argument_of_an_operation_is_explained(name):
     arguments = set(inspect.signature(getattr(operations, name)).parameters)
 
     assert terms(section(page("reference/operations"), name)) - {"key", "kind", "db_alias"} == arguments - COMMON
+
+
+def test_the_template_of_a_file_names_every_operation():
+    template = SOURCE / "templates" / "massmigration" / "migration_templates" / "operations.py-tpl"
+
+    assert set(re.findall(r"\w+", template.read_text(encoding="utf-8"))) >= OPERATIONS
+
+
+def test_every_page_is_explained():
+    table = section(page("reference/pages"), "URLs and permissions")
+
+    assert set(re.findall(r"`(massmigration_\w+)`", table)) == {each.name for each in urls.urlpatterns if each.name}
+
+
+def test_no_table_of_the_reference_is_interrupted():
+    interrupted = re.compile(r"^\|.*\n\n(?=\| `[^\n]*\n(?!\| ---))", re.MULTILINE)
+
+    assert [path.name for path in DOCS.rglob("*.md") if interrupted.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_what_all_operations_take_and_have_is_explained():

@@ -11,6 +11,7 @@ from django.db import connections
 from django.test import Client
 from django.urls import reverse
 
+from massmigration import urls
 from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
 from massmigration.models import Event, FailedObject, MigrationRecord
@@ -24,7 +25,6 @@ from testsupport.testapp.models import Word
 
 KEY = "testapp:9000_adhoc"
 NOW = "2026-01-02T03:04:05Z"
-VIEWS = ["run", "detail", "delete", "status", "failures", "history"]
 NASTY = [
     "shop:<script>alert(1)</script>",
     "shop:../../admin",
@@ -84,6 +84,9 @@ QUERIES = {
     "run": ["dry_run", "size"],
     "delete": ["typed"],
 }
+VIEWS = [view for view in QUERIES if view != "manage"]
+"""The pages of one migration."""
+
 FORMS = [
     ("run", {"dry_run": "1"}, ["size"]),
     ("run", {}, ["typed", "seen"]),
@@ -125,6 +128,12 @@ def fail(db_alias, count=1, status=Status.FAILED, **fields):
         for _ in range(count)
     )
     return record
+
+
+def test_every_address_is_in_these_tables():
+    names = {pattern.name for pattern in urls.urlpatterns if pattern.name}
+
+    assert names == {f"massmigration_{view}" for view in [*QUERIES, "action"]}
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -3,6 +3,7 @@ from django.contrib.auth.models import User
 from django.db import models
 from django.urls import reverse
 
+from massmigration import urls
 from massmigration.exceptions import BadMigrationFile
 from massmigration.loader import store
 from massmigration.migrations import SimpleMigration
@@ -20,6 +21,14 @@ KNOWN = {
     "exception_class", "fingerprint", "resolution", "actor", "source", "verb", "from_status", "to_status", "status",
 }  # fmt: skip
 """Texts that nobody's data gets into, and what an operator wrote."""
+
+OTHERS = {"massmigration_manage", "massmigration_run", "massmigration_delete", "massmigration_action"}
+VIEWS = sorted(
+    pattern.name.removeprefix("massmigration_")
+    for pattern in urls.urlpatterns
+    if pattern.name and pattern.name not in OTHERS
+)
+"""The pages of one migration that need the view permission alone."""
 
 pytestmark = pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
 
@@ -55,10 +64,9 @@ def create(model, number=1, **fields):
 
 
 def pages(db_alias):
-    views = ("detail", "status", "failures", "history")
     group = reverse("massmigration_failures", args=[KEY, db_alias]) + "?group=" + "f" * 64
     found = [reverse("massmigration_manage"), group]
-    found += [reverse(f"massmigration_{view}", args=[key, db_alias]) for view in views for key in (KEY, BROKEN)]
+    found += [reverse(f"massmigration_{view}", args=[key, db_alias]) for view in VIEWS for key in (KEY, BROKEN)]
     found += [reverse("massmigration_action", args=[verb, KEY, db_alias]) for verb in ("cancel", "forget")]
     for model in (MigrationRecord, FailedObject, Event):
         name = f"admin:massmigration_{model._meta.model_name}"

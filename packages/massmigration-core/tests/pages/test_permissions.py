@@ -11,6 +11,7 @@ from massmigration.models import FailedObject, MigrationRecord
 from massmigration.states import Status
 from massmigration.verbs import VERBS
 from testsupport.inline_migrations import register
+from testsupport.pages import ADDRESSES
 
 KEY = "testapp:9000_adhoc"
 NOW = "2026-01-02T03:04:05Z"
@@ -179,6 +180,7 @@ def test_every_address_has_a_row_in_these_tables(db_alias):
     names = {pattern.name for pattern in urls.urlpatterns if pattern.name}
 
     assert names == {f"massmigration_{view}" for view in [*GETS, "action"]}
+    assert {view for view, _ in ADDRESSES.values()} == {*GETS, "action"} - {"status"}
     assert {*POSTS, "launch"} == {*VERBS, "recover"}
 
 
