@@ -74,8 +74,8 @@ def test_check_deploy_lists_what_is_outstanding_and_what_requires_it(project):
 
     assert ids(found) == ["massmigration.W007"] * 2
     assert found[0].msg == (
-        f"Mass migration '{KEY}' is not run on database '{project.db_alias}'; it is required by {__name__}.needing, "
-        "schema migration gated.0003_cents_not_null."
+        f"Mass migration '{KEY}' has not been run on database '{project.db_alias}'; it is required by "
+        f"{__name__}.needing, schema migration gated.0003_cents_not_null."
     )
     assert found[0].hint == f"Run: manage.py massmigrate gated 0001_cents --database {project.db_alias}"
 

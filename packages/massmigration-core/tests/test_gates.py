@@ -53,7 +53,7 @@ def test_a_closed_gate_stops_migrate_and_an_applied_migration_opens_it(used):
 
     assert str(caught.value) == (
         f"Schema migration gated.{NOT_NULL} requires mass migration '{KEY}' to be applied on database "
-        f"'{used.db_alias}': it is not run. Run, in this order:\n"
+        f"'{used.db_alias}': it has not been run. Run, in this order:\n"
         f"    manage.py massmigrate gated 0001_cents --database {used.db_alias}\n"
         f"    manage.py migrate --database {used.db_alias}\n"
         "Nothing was changed."
@@ -178,7 +178,7 @@ COUNTS = [raise_value_error, raise_field_error, fail_in_the_database, lambda db_
 def test_a_count_that_raises_closes_the_gate(used, inline, monkeypatch, count):
     monkeypatch.setattr(store.get(KEY), "get_stages", stages_with(count))
 
-    with pytest.raises(GateClosed, match=r"it is not run; the rows that are left cannot be counted \(\w+: "):
+    with pytest.raises(GateClosed, match=r"it has not been run; the rows that are left cannot be counted \(\w+: "):
         used.migrate()
 
     assert NOT_NULL not in used.applied

@@ -306,7 +306,7 @@ def test_a_question_that_is_not_asked_any_more_is_not_confirmed(db_alias, immedi
     api.launch(KEY, db_alias)
     api.proceed(KEY, db_alias, stage=0)
 
-    with pytest.raises(InvalidTransition, match="now waits with another question than the one you confirmed"):
+    with pytest.raises(InvalidTransition, match="has reached another question than the one you confirmed"):
         api.proceed(KEY, db_alias, stage=0)
 
     assert (record(db_alias).status, record(db_alias).stage) == (Status.WAITING, 1)
@@ -325,7 +325,7 @@ def test_only_what_waits_proceeds(db_alias, waiting, status):
 def test_it_does_not_proceed_with_a_stage_that_the_file_does_not_have_any_more(db_alias, waiting, monkeypatch):
     register(monkeypatch, Changed)
 
-    with pytest.raises(InvalidTransition, match="stage 1 does not wait any more in its file"):
+    with pytest.raises(InvalidTransition, match="its stage 1 does not wait for an operator"):
         api.proceed(KEY, db_alias)
 
     api.cancel(KEY, db_alias)
@@ -614,7 +614,7 @@ def test_the_command_confirms_the_question_that_it_has_asked(db_alias, only, mon
     _, stderr, code = said("massmigration", "proceed", "testapp", "a_twice")
 
     assert code == 1
-    assert "now waits with another question" in stderr
+    assert "has reached another question" in stderr
     assert record(db_alias, "testapp:a_twice").stage == 1
 
 

@@ -100,7 +100,7 @@ class CeleryBackend(BaseBackend):
         conf = current_app.conf
         if unknown := sorted(self.options.keys() - OPTIONS):
             text = f"CeleryBackend does not have these options: {', '.join(unknown)}."
-            hint = f"Remove them from MASSMIGRATION_BACKEND_OPTIONS. Possible are: {', '.join(sorted(OPTIONS))}."
+            hint = f"Remove them from MASSMIGRATION_BACKEND_OPTIONS. Allowed: {', '.join(sorted(OPTIONS))}."
             yield Error(text, hint=hint, id="massmigration_celery.E001")
         if isinstance(current_app.loader, NoApp) and not current_app.loader.configured:
             text = "This process has no Celery app, so Celery sends jobs to a RabbitMQ on this machine."
@@ -136,7 +136,7 @@ class CeleryBackend(BaseBackend):
     def admin_actions(self) -> Sequence[AdminAction]:  # type: ignore[override]
         what = "Removes the tasks of these runs from the queue and from the workers. Tasks that are running finish."
         revoke = AdminAction(name="revoke", label="Revoke queued Celery tasks", description=what, call=self._revoke)
-        what = "Asks every worker which tasks of these runs it is running."
+        what = "Lists the tasks of these runs that workers are executing."
         show = AdminAction(name="show_workers", label="Show what Celery workers do", description=what, call=self._show)
         return [revoke, self.send_again, show]
 

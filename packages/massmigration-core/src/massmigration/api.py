@@ -176,8 +176,9 @@ def proceed(key: str, db_alias: str = DEFAULT, *, stage: int | None = None, acto
     question = question_of(migration, record.stage)
     if not question:
         raise InvalidTransition(
-            f"Cannot proceed with migration {key!r} on database {db_alias!r}: stage {record.stage} does not wait any "
-            "more in its file, which was changed. Cancel the migration, then retry it: the retry runs the stage."
+            f"Cannot proceed with migration {key!r} on database {db_alias!r}: the file was changed, and its stage "
+            f"{record.stage} does not wait for an operator. Cancel the migration, then retry it: the retry runs this "
+            "stage."
         )
     migration.check_action("proceed", db_alias)
     with _acting(db_alias, actor) as actor:

@@ -428,7 +428,7 @@ def _unknown_gate(gate: Requirer) -> CheckMessage:
 
 def _atomic_gate(gate: Requirer) -> CheckMessage:
     return Error(
-        f"{gate.by} has a gate with run_inline_up_to, but runs in a transaction, in which no migration can run.",
+        f"{gate.by} has a gate with run_inline_up_to, but runs in a transaction, in which it cannot run the migration.",
         hint="Set atomic = False on the schema migration, or remove run_inline_up_to.",
         id="massmigration.E011",
     )
@@ -464,10 +464,10 @@ def _outstanding(db_alias: str) -> Iterator[CheckMessage]:
         is_wanted = not migration.runs_only_by_name or migration.key in requirers
         if status is not Status.APPLIED and is_wanted:
             by = f"; it is required by {', '.join(requirers[migration.key])}" if migration.key in requirers else ""
-            found_status = status.value if status else "not run"
+            found_status = f"is {status.value}" if status else "has not been run"
             command = f"{command_for(status)} {migration.app_label} {migration.name} --database {db_alias}"
             yield Warning(
-                f"Mass migration {migration.key!r} is {found_status} on database {db_alias!r}{by}.",
+                f"Mass migration {migration.key!r} {found_status} on database {db_alias!r}{by}.",
                 hint=f"Run: manage.py {command}",
                 id="massmigration.W007",
             )

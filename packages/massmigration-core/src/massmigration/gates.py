@@ -136,7 +136,8 @@ class _GateCheck:
     def _state(self) -> str:
         current = progress.read(self.key, self.db_alias) if self.has_tables else None
         facts = progress.describe(current) if current else ""
-        return f"it is {self.status.value if self.status else 'not run'}" + (f" ({facts})" if facts else "")
+        found = f"it is {self.status.value}" if self.status else "it has not been run"
+        return found + (f" ({facts})" if facts else "")
 
 
 def _run(check: _GateCheck) -> None:

@@ -161,9 +161,7 @@ _TABLE = (
         participle="marked as applied",
         description="mark a migration as applied without running it",
         label=_("Mark as applied"),
-        question=_(
-            "Marks the migration as applied without running it. Code and migrations that require it will rely on that."
-        ),
+        question=_("Marks the migration as applied without running it. Code and migrations that require it then run."),
         success_message=_("%(key)s was marked as applied on %(db)s."),
     ),
     Verb(

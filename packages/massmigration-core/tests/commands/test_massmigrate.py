@@ -361,4 +361,4 @@ def test_the_deployment_check_lists_what_runs_only_by_name_if_code_requires_it(d
     monkeypatch.setattr("massmigration.enforcement.registry.by_key", lambda: {by_name.key: ["view of the shop"]})
 
     (message,) = checks.check_outstanding(databases=[db_alias])
-    assert "'testapp:0001_late' is not run" in message.msg
+    assert "'testapp:0001_late' has not been run" in message.msg

@@ -226,7 +226,7 @@ def test_a_function_of_on_commit_that_raises_keeps_nothing_else_from_happening(
     event = Event.objects.using(db_alias).get(verb="on_commit failed")
     said = f"2 of the functions passed to on_commit raised an exception. The first: {type(error).__name__}"
     assert event.detail.startswith(said)
-    assert caplog.text.count("registered with on_commit, raised. The transaction is committed.") == 1
+    assert caplog.text.count("registered with on_commit, raised an exception. The transaction is committed.") == 1
 
 
 def test_a_function_of_on_commit_that_raises_leaves_the_transaction_committed(db_alias):

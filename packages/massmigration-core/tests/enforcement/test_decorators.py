@@ -157,7 +157,7 @@ def test_nothing_but_applied_passes(db_alias, form, status):
     decorated = getattr(Forms, form)(requires(KEY, db_aliases=db_alias))
 
     with pytest.raises(
-        RequiredMigrationNotApplied, match=f"'{db_alias}' it is {status.value if status else 'not run'}"
+        RequiredMigrationNotApplied, match=f"'{db_alias}' it {f'is {status.value}' if status else 'has not been run'}"
     ):
         decorated()
 
@@ -178,7 +178,7 @@ def test_by_default_it_must_be_applied_wherever_it_is_allowed(on_two):
     decorated = Forms.function(requires("testapp:0900_two"))
     make_record("default", key="testapp:0900_two")
 
-    with pytest.raises(RequiredMigrationNotApplied, match=f"On database '{on_two}' it is not run"):
+    with pytest.raises(RequiredMigrationNotApplied, match=f"On database '{on_two}' it has not been run"):
         decorated()
     make_record(on_two, key="testapp:0900_two")
 

@@ -62,7 +62,7 @@ WRONG = {
     "unknown name in an expression": (AddFieldData("people.Person", "age", F("x") + 1), "cannot be computed for"),
     "window function": (
         AddFieldData("people.Person", "age", Window(RowNumber(), order_by="name") + 1),
-        "contains a window function, which would start again in each batch. Put it into a Subquery",
+        "contains a window function, which would be computed separately for each batch. Put it into a Subquery",
     ),
     "aggregate": (AddFieldData("people.Person", "age", Count("id")), "contains an aggregate"),
     "copied to itself": (CopyFieldData("people.Person", "name", "name"), "are the same field"),
@@ -98,7 +98,7 @@ WRONG = {
     ),
     "map by a window function": (
         CopyModelData("people.Person", "people.Archived", map={"age": Window(RowNumber(), order_by="name")}),
-        "contains a window function, which would start again in each batch",
+        "contains a window function, which would be computed separately for each batch",
     ),
     "map by what may be many": (
         CopyModelData("people.Person", "people.Archived", map={"n": F("visit__id") + 1}),

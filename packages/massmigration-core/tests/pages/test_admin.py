@@ -225,7 +225,7 @@ def test_proceed_asks_the_question_of_each_migration_and_confirms_that_one(db_al
     MigrationRecord.objects.using(db_alias).update(stage=1)
     response = act(client, db_alias, "proceed", confirmed="yes", stage=f"0 {KEY}")
 
-    assert "now waits with another question than the one you confirmed" in said(response)[-1][1]
+    assert "has reached another question than the one you confirmed" in said(response)[-1][1]
     assert status_of(db_alias) == Status.WAITING
 
     response = act(client, db_alias, "proceed", confirmed="yes", stage=f"1 {KEY}")

@@ -30,11 +30,11 @@ REFUSED = {
     "dates": (lambda: Place.objects.values_list("pk", "n", named=True), "values() or values_list()"),
     "window": (
         lambda: Place.objects.annotate(place=Window(RowNumber(), order_by="name")),
-        "window functions, which would be computed for each batch by itself",
+        "window functions, which would be computed separately for each batch",
     ),
     "filtered window": (
         lambda: Place.objects.filter(pk__gt=Window(RowNumber(), order_by="name")),
-        "window functions, which would be computed for each batch by itself",
+        "window functions, which would be computed separately for each batch",
     ),
     "distinct-on": (lambda: Place.objects.order_by("name").distinct("name"), "distinct() with fields"),
 }

@@ -36,8 +36,8 @@ def _explanation(error: Exception, options: Options) -> str:
         )
     if isinstance(error, (api_exceptions.PermissionDenied, api_exceptions.Unauthenticated)):
         return (
-            f"this account may not do that with {where} ({message}). Grant it roles/cloudtasks.enqueuer on the queue, "
-            "and roles/iam.serviceAccountUser on the account that requests are signed for."
+            f"this account lacks a permission for {where} ({message}). Grant it roles/cloudtasks.enqueuer on the "
+            "queue, and roles/iam.serviceAccountUser on the account that requests are signed for."
         )
     if isinstance(error, (api_exceptions.NotFound, api_exceptions.FailedPrecondition, api_exceptions.InvalidArgument)):
         return (

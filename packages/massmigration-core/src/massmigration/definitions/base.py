@@ -305,7 +305,7 @@ class SimpleMigration(BaseMigration):
         try:
             self.operation(db_alias)
         except Exception as error:
-            logger.error("The operation of migration %s raised.", self.key, exc_info=text.logged(error))
+            logger.error("The operation of migration %s raised an exception.", self.key, exc_info=text.logged(error))
             self.mark_as_errored(db_alias, error, attempt_uuid)
         else:
             self.mark_as_finished(db_alias, attempt_uuid)
@@ -411,7 +411,7 @@ class MapperMigration(BaseMigration):
         try:
             self.operation(obj, db_alias)
         except Exception as error:
-            message = "The operation of migration %s raised for object %r."
+            message = "The operation of migration %s raised an exception for object %r."
             logger.error(message, self.key, obj.pk, exc_info=text.logged(error))
             self.mark_as_errored(db_alias, error, attempt_uuid)
             return False

@@ -109,7 +109,7 @@ def _isolate_hooks(connection: BaseDatabaseWrapper, on_errors: Callable[[list[Ex
                 hook()
             except Exception as error:
                 if not raised:  # a batch may have thousands
-                    message = "%s, registered with on_commit, raised. The transaction is committed."
+                    message = "%s, registered with on_commit, raised an exception. The transaction is committed."
                     logger.error(message, text.safe_repr(hook), exc_info=text.logged(error))
                 raised.append(error)
 

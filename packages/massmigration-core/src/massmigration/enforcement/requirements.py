@@ -91,8 +91,9 @@ class Requirement:
         if status == Status.APPLIED:
             return ""
         app_label, _, name = self.key.partition(":")
+        found = f"is {status.value}" if status else "has not been run"
         return (
-            f"On database {db_alias!r} it is {status.value if status else 'not run'}; it must be applied. "
+            f"On database {db_alias!r} it {found}; it must be applied. "
             f"Run: manage.py {command_for(status)} {app_label} {name} --database {db_alias}"
         ) + ("" if status else _hint_for_new_database(db_alias))
 

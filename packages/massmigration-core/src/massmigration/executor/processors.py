@@ -46,7 +46,8 @@ class Processor(ABC):
     def process(self, batch: Batch, updates: PendingUpdates, until: Deadline | None = None) -> Batch:
         """Run the operation, and add the changed objects to `updates`.
 
-        Return the batch, or the part of it that was processed before the deadline `until`.
+        Return the batch, or the part of it that was processed before the deadline `until`. Without a transaction,
+        there is no deadline, and the result is not used.
         """
 
     def part(self, batch: Batch, done: int, last: list[Any]) -> Batch:
@@ -298,7 +299,8 @@ class ObjectProcessor(MappedProcessor):
         before = self._identity.keys_of(batch.objects)
         if self._unlocked and not self._unlocked.isdisjoint(before):
             raise RowNotWritten(
-                "The database returns a row, but does not allow its lock for a change. Check its row-level security."
+                "The database returns a row, but does not allow a transaction to lock it for a change. Check the "
+                "row-level security of the table."
             )
         cursors = before if self._keyset == self._identity else self._keyset.keys_of(batch.objects)
         now, end = until or Deadline(time.monotonic, float("inf"))
@@ -500,6 +502,6 @@ def processor_for(
     if isinstance(stage, OnceStage):
         return OnceProcessor(stage, db_alias, context)
     if not isinstance(stage, MappedStage):
-        raise TypeError(f"{stage!r} is not a stage that the executor can process.")
+        raise TypeError(f"processor_for() has no processor for {stage!r}.")
     processor = SetProcessor(stage, db_alias) if stage.operation_batch else ObjectProcessor(stage, db_alias)
     return RetryProcessor(processor) if is_retry else processor

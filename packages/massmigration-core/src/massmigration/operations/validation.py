@@ -114,7 +114,8 @@ def check_expression(context: OperationContext, model: type[Model], expression: 
         )
     if getattr(resolved, "contains_over_clause", False):
         raise context.error(
-            f"{expression!r} contains a window function, which would start again in each batch. Put it into a Subquery."
+            f"{expression!r} contains a window function, which would be computed separately for each batch. Put it "
+            "into a Subquery."
         )
 
 

@@ -74,7 +74,7 @@ def _refusal(queryset: QuerySet[Any]) -> str | None:
         return "values() or values_list(), but operations need objects. Use only() to fetch fewer columns."
     if _has_window(queryset):
         return (
-            "window functions, which would be computed for each batch by itself. Put them into a subquery: "
+            "window functions, which would be computed separately for each batch. Put them into a subquery: "
             "filter(pk__in=<this queryset>.values('pk')), or annotate with a Subquery."
         )
     if query.distinct_fields:

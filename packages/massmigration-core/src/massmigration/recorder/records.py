@@ -288,8 +288,8 @@ def proceed(db_alias: str, record: MigrationRecord, question: str, *, actor: str
 def proceeded_meanwhile(db_alias: str, key: str) -> str:
     """Return the message for an operator who confirms a question that the migration does not ask any more."""
     return (
-        f"Migration {key!r} on database {db_alias!r} now waits with another question than the one you confirmed. "
-        "Nothing was changed. Look at it again."
+        f"Migration {key!r} on database {db_alias!r} has reached another question than the one you confirmed. "
+        "Nothing was changed. Read the new question, then confirm that."
     )
 
 
