@@ -44,6 +44,7 @@ PATTERN = re.compile(
     "|".join(rf"\b(?P<p{n}>{phrase})\b" for n, phrase in enumerate(PHRASES)).replace(" ", r"\s+"), re.IGNORECASE
 )
 ADVICE = list(PHRASES.values())
+CONFLICT = re.compile(r"(<{7}|>{7}) ")
 
 NO_VERB = re.compile(
     r"(a|all|an|another|as|at|by|each|every|for|from|how|in|its|no|not|of|on|one|some|that|the|these|this|those|until|"
@@ -73,6 +74,9 @@ def problems(path: str) -> Iterator[str]:
     """Yield a message for each phrase that a file contains."""
     source = (ROOT / path).read_text()
     lines = source.splitlines()
+    for number, line in enumerate(lines, 1):
+        if CONFLICT.match(line):
+            yield f"{path}:{number}: a conflict of a merge; resolve it"
     is_code = path.endswith(".py")
     for number, text in texts_of_code(source) if is_code else [(1, source)]:
         for match in PATTERN.finditer(text):

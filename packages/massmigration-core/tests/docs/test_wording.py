@@ -40,5 +40,14 @@ def test_the_docstring_of_a_function_begins_with_a_verb_unless_it_names_a_value(
     assert [problem.partition(": ")[0] for problem in problems] == ["code.py:2", "code.py:18"]
 
 
+def test_a_conflict_of_a_merge_is_found(tmp_path, monkeypatch):
+    text = f"It starts.\n{'<' * 7} HEAD\nIt ends.\n{'=' * 7}\nIt stops.\n{'>' * 7} branch\n"
+
+    assert found(tmp_path, monkeypatch, "page.md", text) == [
+        "page.md:2: a conflict of a merge; resolve it",
+        "page.md:6: a conflict of a merge; resolve it",
+    ]
+
+
 def test_every_tracked_text_keeps_to_it():
     assert wording.main([]) == 0
