@@ -91,6 +91,21 @@ def test_a_stage_of_each_kind_is_run_to_its_end(db_alias, monkeypatch, kind, ato
     assert set(Item.objects.using(db_alias).values_list("n", flat=True)) == {0 if kind in WAITING else 1}
 
 
+@only_sqlite
+def test_what_is_done_once_is_not_called_again_when_it_raises(db_alias, monkeypatch):
+    calls = []
+
+    def fail(db_alias):
+        calls.append(db_alias)
+        raise ValueError("It cannot be done.")
+
+    migration_of(monkeypatch, "OnceStage", get_stages=lambda self: [self.once(fail)])
+
+    record = run_migration(KEY, db_alias)
+
+    assert (record.status, calls) == (Status.FAILED, [db_alias])
+
+
 @KINDS
 @only_sqlite
 def test_a_dry_run_tries_a_stage_of_each_kind_unless_it_waits(db_alias, monkeypatch, kind):

@@ -17,7 +17,7 @@ from django.db import DatabaseError, InterfaceError, connections, transaction
 
 from massmigration import text
 from massmigration.definitions import callables
-from massmigration.definitions.stages import MappedStage, OnceStage, Stage
+from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.dialects.documents import MAX_BYTES, MAX_ENTITIES
 from massmigration.dialects.errors import is_too_large
 from massmigration.documents import session
@@ -193,11 +193,8 @@ class AtomicBatchRunner:
         events.add(claim.job.db_alias, claim.job.key, "replay", attempt_id=claim.job.attempt_id, detail=detail)
 
     def _unit(self, claim: Claim, part: Batch, raised: OperationRaised) -> Effect:
-        """Process an object or a set of rows in a savepoint.
-
-        Raise `raised` for a stage of one call, which would only fail again.
-        """
-        if isinstance(self._stage, OnceStage):
+        """Process an object or a set of rows in a savepoint. Raise `raised` if a batch has no parts."""
+        if not self._processor.has_parts:
             raise raised
 
         def attempt() -> Effect:
@@ -396,7 +393,7 @@ class DocumentBatchRunner(AtomicBatchRunner):
 
     def _run_in_parts(self, claim: Claim, raised: OperationRaised) -> Outcome:
         """Process the batch in parts, each in a transaction of its own: there are no savepoints."""
-        if isinstance(self._stage, OnceStage) or isinstance(raised, PrefetchRaised):
+        if isinstance(raised, PrefetchRaised) or not self._processor.has_parts:
             raise raised
         outcome = Outcome(end=BatchEnd.MORE, claim=claim)
         if not self._processor.takes_sets:

@@ -32,6 +32,9 @@ class Processor(ABC):
     holds_rows = False
     """Whether the rows of a batch are locked until it commits."""
 
+    has_parts = True
+    """Whether a batch that fails is processed again in parts. A batch of one call would only fail again."""
+
     takes_sets = False
     """Whether the operation is called for a set of rows. A set that fails is bisected to find the failing rows."""
 
@@ -101,6 +104,8 @@ class PrefetchedKeys:
 
 class OnceProcessor(Processor):
     """The processor of a stage that is done by one call."""
+
+    has_parts = False
 
     def __init__(self, stage: OnceStage, db_alias: str, context: StageContext | None = None) -> None:
         self._stage = stage
