@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from massmigration import pytest_plugin
 from testsupport.database_servers import DATABASE_SERVERS, note_absence
 from testsupport.process_guard import die_with_parent
 from testsupport.processes import StartError
@@ -98,6 +99,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     # Registered late, so that its fixtures win over pytest-django's of the same name.
     config.pluginmanager.register(fixtures, "testsupport.fixtures")
+    if not config.pluginmanager.hasplugin("massmigration"):  # installed before the package had an entry point
+        config.pluginmanager.register(pytest_plugin, "massmigration")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

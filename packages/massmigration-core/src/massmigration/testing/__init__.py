@@ -1,4 +1,4 @@
-"""Helpers for tests of migrations, and the tests that every backend must pass."""
+"""Helpers for tests of migrations, the chaos kit, and the tests that every backend must pass."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ import contextlib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from massmigration.testing.chaos import (
+    ChaosMixin,
+    assert_idempotent,
+    assert_resumable,
+    assert_survives,
+    assert_tolerates,
+)
 from massmigration.testing.running import run_migration
 
 if TYPE_CHECKING:
     from massmigration.testing.contract import BackendContract
 
-__all__ = ["BackendContract", "run_migration"]
+__all__ = [
+    "BackendContract",
+    "ChaosMixin",
+    "assert_idempotent",
+    "assert_resumable",
+    "assert_survives",
+    "assert_tolerates",
+    "run_migration",
+]
 
 # Before the contract is imported, or pytest could not show the values in failed assertions.
 with contextlib.suppress(ImportError):
