@@ -188,6 +188,13 @@ def examples(session: nox.Session, example: str) -> None:
 
 
 @nox.session
+def online(session: nox.Session) -> None:
+    """Change a large table online under writers and kills, and compare all rows; `-- --help` lists the options."""
+    install(session, *group("test"))
+    session.run("python", "-m", "benchmarks.online", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Compare the engine with one raw SQL UPDATE of the same rows; `-- queues` measures the cost of queues."""
     install(session, *group("bench"))

@@ -7,15 +7,15 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from testsupport.database_servers import DATABASE_SERVERS
+from testsupport.database_servers import DATABASE_SERVERS, DatabaseServer
 from testsupport.processes import RunFolder
 
 DATABASES = [*DATABASE_SERVERS, "sqlite"]
 
 
 @contextlib.contextmanager
-def started(database: str, run: RunFolder) -> Iterator[None]:
-    """Return a durable server without data. Raise `Unavailable`, which says what to install."""
+def started(database: str, run: RunFolder) -> Iterator[DatabaseServer | None]:
+    """Return a durable server without data; None is SQLite. Raise `Unavailable`, which says what to install."""
     folder = run.make(f"bench-{database}")
     os.environ["BENCH_DATABASE"] = database
     os.environ["BENCH_FOLDER"] = str(folder)
@@ -24,7 +24,7 @@ def started(database: str, run: RunFolder) -> Iterator[None]:
     try:
         if server:
             os.environ[server.variable] = server.start(run)
-        yield
+        yield server
     finally:
         if server:
             server.stop()

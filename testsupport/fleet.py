@@ -26,6 +26,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 from django.test import override_settings
+from django.utils.module_loading import import_string
 
 from massmigration import conf
 from massmigration.models import MigrationRecord, ShardRecord
@@ -112,7 +113,8 @@ class ProcessFleet:
     """The workers of a test. Their settings apply to the test's process too; durations are in seconds.
 
     `command` starts a worker that logs `ready` when it takes jobs; "{name}" in it becomes a name of its own.
-    `environ` is for the workers alone. Settings are named without `MASSMIGRATION_`, `more` by their full names.
+    `environ` is for the workers alone; `MM_TEST_EQUIPMENT` in it names functions that each worker calls at its start.
+    Settings are named without `MASSMIGRATION_`, `more` by their full names.
     """
 
     def __init__(
@@ -239,6 +241,8 @@ def equip() -> None:
         sharding.MIN_SHARD_SIZE = 1  # so that small tables are split, too
         if hasattr(settings, "CELERY_BROKER_URL"):  # without an app, Celery uses a broker of this machine
             importlib.import_module("testsupport.celery_app")
+    for path in filter(None, os.environ.get("MM_TEST_EQUIPMENT", "").split(",")):
+        import_string(path)()
     if path := os.environ.get("MM_TEST_SESSIONS"):
         note_sessions(path)
         failpoints.arm()

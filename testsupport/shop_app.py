@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,15 @@ class Migration(OnlineMigration):
 
 
 @contextmanager
-def installed(shop: Shop, folder: Path, operations: str, **options: Any) -> Iterator[None]:
+def installed(
+    shop: Shop, folder: Path, operations: str, *, tables: Sequence[Any] = TABLES, **options: Any
+) -> Iterator[None]:
     """Install the app, whose second migration has these operations, with its first one applied on the database."""
     package = folder / "shop"
     (package / "migrations").mkdir(parents=True)
     for path in (package / "__init__.py", package / "models.py", package / "migrations" / "__init__.py"):
         path.touch()
-    initial = type("Migration", (OnlineMigration.__base__,), {"operations": TABLES, "initial": True})
+    initial = type("Migration", (OnlineMigration.__base__,), {"operations": list(tables), "initial": True})
     (package / "migrations" / "0001_initial.py").write_text(
         MigrationWriter(initial("0001_initial", "shop"), include_header=False).as_string()
     )

@@ -1,185 +1,118 @@
 """Writers beside a change whose workers are killed, and an oracle over all rows."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 
 import pytest
-from django.conf import settings
-from django.core.management import call_command
 
 from massmigration import api
 from massmigration.states import Status
 from massmigration_schema import reports
-from testsupport.shop import Journal, Reader
+from testsupport.online.batches import note_batches
+from testsupport.online.fleets import keep_doubling, online_fleet
+from testsupport.online.run import Faults, OnlineRun
+from testsupport.online.scene import KEY, LOADED_TABLES, OPERATIONS, STEP, LoadedShop
+from testsupport.online.verdict import judge
+from testsupport.online.writers import Writers
+from testsupport.shop import Reader
 from testsupport.shop_app import installed
-from testsupport.threads import PATIENCE, in_threads
+from testsupport.threads import PATIENCE
 
-OPERATIONS = (
-    'migrations.AddField("campaign", "likes", models.IntegerField(null=True)), '
-    'migrations.AlterField("campaign", "budget", models.DecimalField(max_digits=14, decimal_places=3)), '
-    'migrations.AlterField("campaign", "name", models.CharField(max_length=200))'
-)
-KEY = "shop:0002_change.schema"
-WRITERS = 4
-ROOT = Path(__file__).parents[4]
+ROWS = 5_000
+
+pytestmark = pytest.mark.slow
 
 
-class Worker:
-    """A process that runs the change, until it is killed or the change waits."""
-
-    def __init__(self, shop, folder):
-        overrides = {
-            "INSTALLED_APPS": [*settings.INSTALLED_APPS],
-            "MASSMIGRATION_LEASE": {"seconds": 3},
-            "MASSMIGRATION_SHARDS": 4,
-        }
-        paths = [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]
-        environ = {
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "testsupport.settings",
-            "MM_TEST_OVERRIDES": json.dumps(overrides),
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "django",
-            "massmigrate",
-            "shop",
-            "0002_change.schema",
-            "--database",
-            shop.db_alias,
-        ]
-        self.log = folder / f"worker{time.monotonic_ns()}.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, cwd=folder)
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+@pytest.fixture
+def loaded(server_alias):
+    """The tables of the load test, with rows."""
+    made = LoadedShop(server_alias)
+    made.make(ROWS)
+    yield made
+    made.drop()
 
 
-def progress(shop):
-    return api.status(KEY, shop.db_alias)
+@pytest.fixture
+def run(loaded, tmp_path):
+    """A change of them by processes of `massmigrate`, whose jobs are doubled."""
+    with (
+        installed(loaded, tmp_path, OPERATIONS, tables=LOADED_TABLES, direct_up_to=0, max_batch_size=200),
+        online_fleet("local", loaded.db_alias, tmp_path, equipment=[note_batches, keep_doubling]) as fleet,
+    ):
+        yield OnlineRun(fleet, loaded, workers=2, patience=PATIENCE)
 
 
-def copied(shop):
-    found = progress(shop)
-    return (found.stage, found.processed) if found else (0, 0)
+def test_nothing_is_lost_beside_writers_when_workers_are_killed(loaded, run):
+    with Writers(loaded.db_alias, ROWS, rate=30, in_processes=False) as writers:
+        run.copy(Faults(kills=1, pauses=1))
+        run.compare()
+        run.cut_over()
+        reports = writers.stop()
+
+    verdict = judge(loaded, ROWS, reports)
+    assert not run.is_too_late
+    assert verdict.bad_rows == 0, verdict
+    assert not verdict.errors
+    assert verdict.copied_twice == 0
+    assert all(report.rows for report in reports)
 
 
-def run(shop, folder, stop, journals, *, kills, patience):
-    """Run the change to its end, with so many kills of a worker that has worked. Return what went wrong."""
-    try:
-        api.launch(KEY, shop.db_alias)
-        workers = [Worker(shop, folder) for _ in range(2)]
-        until, killed, seen = time.monotonic() + patience, 0, (0, 0)
-        while progress(shop).is_active:
-            if time.monotonic() > until:
-                return f"It is not done: {progress(shop)}. {[each.log.read_text() for each in workers]}"
-            now = copied(shop)
-            if killed < kills and now > seen:
-                workers.pop(0).kill()
-                workers.append(Worker(shop, folder))
-                killed, seen = killed + 1, now
-            if not any(each.process.poll() is None for each in workers):
-                workers.append(Worker(shop, folder))
-            time.sleep(0.1)
-        if progress(shop).status is not Status.WAITING or killed < kills:
-            return f"It is {progress(shop)} after {killed} kills."
-        for each in workers:
-            each.kill()
-        errors = [error for journal in journals for error in journal.errors]
-        if errors:
-            return f"Writers failed before the cutover: {errors}"
-        call_command(
-            "onlinemigration", "cutover", "shop", "0002", "--database", shop.db_alias, "--no-input", verbosity=0
-        )
-    finally:
-        stop.set()
-    return ""
+@pytest.mark.parametrize("server_alias", ["postgresql"], indirect=True)
+def test_the_oracle_finds_every_kind_of_bad_row(loaded, run):
+    run.copy(Faults())
+    run.compare()
+    run.cut_over()
+    with Writers(loaded.db_alias, ROWS, rate=100, in_processes=False) as writers:
+        reports = writers.stop()
+    assert judge(loaded, ROWS, reports).bad_rows == 0
+    reports[0].rows.update({STEP: None, 2 * STEP: ("another name", 1, 2)})
+    reports[0].notes["lost"] = 1
+    loaded.execute(f"DELETE FROM campaign WHERE id = {3 * STEP}")
+    loaded.execute(f"UPDATE campaign SET id = -1 WHERE id = {4 * STEP}")
+    loaded.execute("INSERT INTO load_batch SELECT * FROM load_batch ORDER BY low LIMIT 1")
+
+    verdict = judge(loaded, ROWS, reports)
+
+    assert verdict.back_to_life == [STEP]
+    assert verdict.wrong == [2 * STEP]
+    assert verdict.missing == [3 * STEP, 4 * STEP]
+    assert verdict.unknown == [-1]
+    assert verdict.children == ["(1, 'lost')"]
+    assert verdict.copied_twice > 0
 
 
-def loaded(shop, folder, *, rows, kills, patience):
-    """Run the change beside writers. Return the journals of these."""
-    shop.fill_many(rows)
-    keys = list(range(1, rows + 1))
-    journals = [Journal(shop, number, WRITERS, seed=rows, pause=0.01) for number in range(WRITERS)]
-    stop = threading.Event()
-    with installed(shop, folder, OPERATIONS, direct_up_to=0, max_batch_size=500):
-        answers = in_threads(
-            [
-                lambda: run(shop, folder, stop, journals, kills=kills, patience=patience),
-                *(lambda journal=each: journal.run(stop, keys) for each in journals),
-            ],
-            patience=patience + 60,
-        )
-        assert [each for each in answers if each] == []
-        assert progress(shop).status is Status.APPLIED
-    return journals
-
-
-def check(shop, journals):
-    expected = {key: value for journal in journals for key, value in journal.rows.items() if value is not None}
-    found = dict(shop.execute("SELECT id, description FROM campaign"))
-    errors = [error for journal in journals for error in journal.errors]
-    if shop.db_alias == "mysql":
-        # When the cutover alters a foreign key, the server may choose a writer as the victim of a deadlock.
-        errors = [error for error in errors if not error.startswith("(1213, ")]
-    assert errors == []
-    missing, unknown = expected.keys() - found.keys(), found.keys() - expected.keys()
-    wrong = [key for key in expected.keys() & found.keys() if expected[key] != found[key]]
-    assert (sorted(missing), sorted(unknown), sorted(wrong)) == ([], [], [])
-
-
-@pytest.mark.slow
-def test_nothing_is_lost_beside_writers_when_workers_are_killed(shop, tmp_path):
-    journals = loaded(shop, tmp_path, rows=20_000, kills=1, patience=90)
-
-    check(shop, journals)
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(3600)
-def test_nothing_is_lost_in_a_large_table_when_workers_are_killed_often(shop, tmp_path):
-    journals = loaded(shop, tmp_path, rows=1_000_000, kills=6, patience=3000)
-
-    check(shop, journals)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
 def test_a_worker_that_is_killed_in_the_cutover_needs_no_operator(shop, tmp_path):
     shop.fill(3)
     unique = 'migrations.AlterField("campaign", "post", models.CharField(max_length=128, null=True, unique=True))'
-    with installed(shop, tmp_path, unique, direct_up_to=0, cutover="auto"):
+    with (
+        installed(shop, tmp_path, unique, direct_up_to=0, cutover="auto"),
+        online_fleet("local", shop.db_alias, tmp_path) as fleet,
+    ):
         change = reports.find("shop", "0002")
         # The cutover makes strict triggers, then waits for the lock of a child.
         with Reader(shop.db_alias, "shop_note"):
             # It launches the change, so that no thread of this process works on it.
-            killed = Worker(shop, tmp_path)
-            wait_until(lambda: "Interrupted cutover" in labels(change, shop))
+            killed = fleet.begin()
+            wait_until(lambda: "Interrupted cutover" in labels(change, shop), lambda: killed.log.read_text())
             killed.kill()
         assert "Interrupted cutover" in labels(change, shop)
 
-        second = Worker(shop, tmp_path)
-        wait_until(lambda: progress(shop).status is Status.APPLIED, lambda: second.log.read_text())
-        second.process.wait(PATIENCE)
+        second = fleet.begin()
+        wait_until(lambda: is_applied(shop), lambda: second.log.read_text())
+        second.wait()
 
         assert "Interrupted cutover" not in labels(change, shop)
+
+
+def is_applied(shop):
+    return api.status(KEY, shop.db_alias).status is Status.APPLIED
 
 
 def labels(change, shop):
     return [detail.label for detail in change.get_details(shop.db_alias)]
 
 
-def wait_until(is_true, text=lambda: ""):
+def wait_until(is_true, text):
     until = time.monotonic() + PATIENCE
     while not is_true():
         assert time.monotonic() < until, text()

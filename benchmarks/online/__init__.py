@@ -1,0 +1,1 @@
+"""The load test of online schema changes: `python -m benchmarks.online`."""

@@ -1,0 +1,1 @@
+"""Writers, workers and faults beside an online change, and an oracle over all rows."""
