@@ -83,6 +83,8 @@ def _run(words: list[str], environ: dict[str, str], log: str) -> None:
     die_with_parent(signal.SIGKILL)
     os.environ.clear()
     os.environ.update(environ)
+    # As the interpreter does at its start, in front of what the process that was forked had.
+    sys.path[:0] = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     with open(log, "ab") as out:  # noqa: PTH123
         for descriptor in (1, 2):
             os.dup2(out.fileno(), descriptor)

@@ -48,6 +48,7 @@ ON_MARIADB_ALONE = {
     "massmigration-celery/tests/test_eager.py": "messages of Celery",
     "massmigration-djangae/tests/": "HTTP requests of Cloud Tasks",
     f"{SCHEMA}/commands/": "arguments, output and exit codes",
+    f"{SCHEMA}/pages/": "HTML and permissions",
     f"{SCHEMA}/test_change.py": "stages and the ledger, through the ORM; their statements are in dialects/",
     f"{SCHEMA}/test_derivation.py": "operations of Django; no statement is executed",
     "massmigration-rq/tests/test_actions.py": "jobs of RQ",

@@ -4,6 +4,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from testsupport.browser_fixtures import chromium, has_admin, site, visit  # noqa: F401 - fixtures
 from testsupport.factories import Slugs
 from testsupport.inline_migrations import register
 

@@ -1,10 +1,7 @@
 """The pages in a real browser, served with a policy that forbids every inline script and style."""
 
-import os
 import time
-from pathlib import Path
 
-import django
 import pytest
 from django.contrib.auth.models import User
 from django.db.models import F
@@ -13,21 +10,15 @@ from massmigration.backends.local import pool
 from massmigration.migrations import Detail, MapperMigration
 from massmigration.models import MigrationRecord
 from massmigration.states import Status
-from testsupport import browser, showcase
+from testsupport import showcase
+from testsupport.browser_fixtures import badge, press, violations
 from testsupport.inline_migrations import register
-from testsupport.live_server import project, serving
-from testsupport.pages import PAGES, address_of, log_in
+from testsupport.pages import PAGES, address_of
 from testsupport.testapp.models import Item
 
 SLOW_KEY, FAILING_KEY = "testapp:9000_slow", "testapp:9001_failing"
 ROWS = 600
 BAD = "bad"
-AXE = """async (part) => {
-    const found = await axe.run(part ? {include: [part]} : document, {resultTypes: ["violations"]});
-    return found.violations.map((each) => `${each.id}: ${each.nodes.map((node) => node.html).join(" | ")}`);
-}"""
-TOO_LONG = 60_000
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -59,49 +50,10 @@ class Failing(MapperMigration):
         obj.slug = obj.name
 
 
-@pytest.fixture(scope="module")
-def chromium(django_db_setup):
-    try:
-        with pytest.MonkeyPatch.context() as patch, browser.launched() as found:
-            # Playwright keeps an event loop in this thread, which uses the database, too.
-            patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-            yield found
-    except browser.NoBrowser as error:
-        if os.environ.get("MM_TEST_BROWSER"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-
-
-@pytest.fixture(params=[True, False], ids=["admin", "standalone"])
-def has_admin(request):
-    return request.param
-
-
 @pytest.fixture
-def site(db_alias, has_admin):
-    with project(has_admin=has_admin), serving() as address:
-        yield address
-
-
-@pytest.fixture
-def visit(chromium, site):
-    """Open pages as `admin`. Fail if the console shows an error."""
-    contexts, said = [], []
-
-    def opened(**options):
-        context = chromium.new_context(**options)
-        context.set_default_timeout(TOO_LONG)
-        contexts.append(context)
-        log_in(context, site)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text} {message.location}"))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [line for line in said if "favicon" not in line] == []
+def site(db_alias, site):
+    """The served project, which uses this database."""
+    return site
 
 
 def wait_until(condition, seconds=60):
@@ -113,15 +65,6 @@ def wait_until(condition, seconds=60):
 
 def share(page):
     return int(page.locator("#mm-progress").evaluate("bar => bar.value"))
-
-
-def badge(page, text):
-    page.locator("#mm-badge").get_by_text(text, exact=True).wait_for()
-
-
-def press(page, name):
-    page.locator(f"[data-mm-verb={name}] summary").click()
-    page.locator(f"[data-mm-verb={name}] button").click()
 
 
 @pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
@@ -243,11 +186,6 @@ def test_a_failed_migration_is_mended_and_retried(visit, site, db_alias, monkeyp
 
 @pytest.mark.parametrize("db_alias", ["default"], indirect=True, ids=["sqlite"])
 def test_every_page_is_accessible_in_light_and_in_dark(visit, site, db_alias, has_admin):
-    import axe_playwright_python as axe  # in the dependency group of the browser
-
-    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-    # Django 4.2's own frame has no main landmark, forbids zooming, and has pale links: test only our content.
-    part = "#content" if has_admin and django.VERSION < (5, 2) else None
     found = {}
     with showcase.shown(db_alias):
         for scheme in ("light", "dark"):
@@ -255,10 +193,9 @@ def test_every_page_is_accessible_in_light_and_in_dark(visit, site, db_alias, ha
             for name, steps in PAGES.items():
                 address_of(page, site, name)
                 steps(page, db_alias)
-                page.evaluate(script)  # as a debugger would: the page's policy stays as it is
-                violations = page.evaluate(AXE, part)
-                if violations:
-                    found[f"{name} in {scheme}"] = violations
+                violated = violations(page, has_admin=has_admin)
+                if violated:
+                    found[f"{name} in {scheme}"] = violated
 
     assert found == {}
 

@@ -25,11 +25,11 @@ from massmigration.paging.keyset import Keyset, encode_key
 from massmigration.paging.querysets import all_rows
 from massmigration.states import Status
 from massmigration.throttling import CompletedBatch
-from massmigration_schema import guard, ledger
+from massmigration_schema import details, guard, ledger
 from massmigration_schema.definition import TableDefinition
 from massmigration_schema.derivation import Derivation, derive
 from massmigration_schema.dialects.base import RowSynchronizer, TableSwap
-from massmigration_schema.dialects.registry import SchemaDialect, schema_dialect_of
+from massmigration_schema.dialects.registry import SchemaDialect, schema_dialect_of, supports_online_changes
 from massmigration_schema.exceptions import ConflictsLeft, Refused, RefusedForReasons
 from massmigration_schema.files import SchemaMigrationFile, online_migrations
 from massmigration_schema.models import OnlineChange
@@ -50,6 +50,13 @@ NAMED_CONFLICTS = 5
 
 VERIFIED_FOR = dt.timedelta(days=1)
 """How long a comparison of the tables counts for the cutover."""
+
+
+STAGES = (
+    *("prepare", "copy", "settle", "verify", "repair", "verify again", "repair again", "get ready"),
+    *("wait for the cutover", "cut over"),
+)
+"""The names of the stages, for operators. Without `cutover="manual"`, there is no waiting."""
 
 
 class SchemaChange(BaseMigration):
@@ -74,6 +81,14 @@ class SchemaChange(BaseMigration):
         return hashlib.sha256(self.file.source + version("massmigration-schema").encode()).hexdigest()
 
     # ---- What it works with ----
+
+    def get_allowed_db_aliases(self) -> list[str]:
+        return [alias for alias in super().get_allowed_db_aliases() if supports_online_changes(alias)]
+
+    def check_db_alias(self, db_alias: str) -> None:
+        if db_alias in connections:
+            self.dialect(db_alias)
+        super().check_db_alias(db_alias)
 
     def dialect(self, db_alias: str) -> SchemaDialect:
         """Return the classes of the database. Raise `Refused` if its tables cannot be changed online."""
@@ -339,29 +354,17 @@ class SchemaChange(BaseMigration):
             raise ActionRefused(f"Apply {', '.join(missing)} first: manage.py migrate {self.app_label}")
 
     def get_details(self, db_alias: str) -> Sequence[Detail]:
-        change = ledger.get(db_alias, self.key)
+        change, derivation = ledger.get(db_alias, self.key), self.derivation(db_alias)
         if change is None:
-            return ()
-        made = self.swap(db_alias).tables.made()
-        details = [
-            Detail(label="Table", value=change.table),
-            Detail(label="Last step", value=change.step),
-            Detail(label="Tables and triggers", value=", ".join(made) or "none"),
-            Detail(
-                label="Rows that differed", value=change.differences, level="warning" if change.differences else "info"
-            ),
-        ]
-        if not change.is_swapped and "shadow" in change.steps:
-            details.append(Detail(label="Rows in the change log", value=self.swap(db_alias).log_size()))
-        if not change.is_swapped and self.swap(db_alias).is_interrupted():
-            text = "The application's writes of rows that do not fit are refused, until the next attempt or an abort."
-            details.append(Detail(label="Interrupted cutover", value=text, level="warning"))
+            return list(details.before_begin(derivation, _statements(self.file, db_alias)))
+        swap = self.swap(db_alias)
+        record = MigrationRecord.objects.using(db_alias).filter(key=self.key).first()
+        stages = STAGES if self.online.cutover == "manual" else (*STAGES[:-2], STAGES[-1])
+        stage = stages[record.stage] if record else ""
         if change.is_swapped:
-            details.append(Detail(label="Swapped", value=change.swapped_at, level="success"))
-            details.append(Detail(label="Old table is kept until", value=self.old_table_is_due_at(db_alias)))
-        if change.reverted_at is not None:
-            details.append(Detail(label="Reverted", value=change.reverted_at, level="warning"))
-        return details
+            return list(details.after_swap(change, stage, swap, self.old_table_is_due_at(db_alias)))
+        logged = self._logged_rows(db_alias) if "shadow" in change.steps else None
+        return list(details.before_swap(change, stage, swap, logged=logged, sql=_statements(self.file, db_alias)))
 
     def get_actions(self, db_alias: str, status: Status | None) -> Sequence[MigrationAction]:
         change = ledger.get(db_alias, self.key)
@@ -509,6 +512,11 @@ class SchemaChange(BaseMigration):
 def schema_changes() -> list[SchemaChange]:
     """Return the changes of all schema migrations that are made online, for the loader."""
     return [SchemaChange(file) for file in online_migrations()]
+
+
+@functools.lru_cache(maxsize=64)
+def _statements(file: SchemaMigrationFile, db_alias: str) -> str:
+    return details.statements(_derived(file, db_alias), db_alias)
 
 
 @functools.lru_cache(maxsize=64)

@@ -73,6 +73,11 @@ DIALECTS = {
 """By the `vendor` of Django's database wrapper, and `mariadb`."""
 
 
+def supports_online_changes(db_alias: str) -> bool:
+    """Return whether tables of a database can be changed online, without connecting to it."""
+    return connections[db_alias].vendor in DIALECTS
+
+
 def schema_dialect_of(db_alias: str) -> SchemaDialect | None:
     """Return the classes of a database, or None if its tables cannot be changed online.
 
