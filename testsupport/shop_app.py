@@ -24,6 +24,7 @@ class ShopFile(SchemaMigrationFile):
     """A schema migration of the shop that is in no file. Its loader is the state before it."""
 
     needed = ()
+    dependent = ()
     source = b""
 
     def before(self) -> Any:

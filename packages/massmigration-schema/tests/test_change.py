@@ -2,7 +2,7 @@ import datetime as dt
 import time
 
 import pytest
-from django.db import connections, migrations, models, transaction
+from django.db import IntegrityError, connections, migrations, models, transaction
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
@@ -87,6 +87,17 @@ def test_a_row_that_does_not_fit_is_a_failed_object(shop, start):
     shop.execute("UPDATE campaign SET post = 'short' WHERE name = 'name 1'")
     api.retry(change.key, shop.db_alias)
     assert start.wait(change).status is Status.WAITING
+
+
+def test_a_row_of_the_change_log_that_does_not_fit_is_named_by_its_own_key(shop, start):
+    shop.fill(3)
+    change, _ = start(UNIQUE)
+    shop.execute("UPDATE campaign SET post = 'same'")
+    entry = change._logged_rows(shop.db_alias).order_by("id").last()
+    ((key,),) = shop.execute("SELECT MAX(id) FROM campaign")
+
+    with pytest.raises(IntegrityError, match=rf"^row {key} of campaign: .*uplicate"), transaction.atomic(shop.db_alias):
+        change._resync(entry, shop.db_alias)
 
 
 def test_a_row_that_does_not_fit_later_stops_the_swap_until_it_is_corrected(shop, start):

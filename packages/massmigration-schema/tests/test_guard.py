@@ -328,8 +328,8 @@ def test_another_type_of_the_key_is_refused_where_children_need_the_same(shop):
     (child,) = shop.definition().incoming
     assert found == {
         "online.key_children": f"The type of the primary key changes, and {child} refer to it. This database "
-        "requires the "
-        "same type on both sides: drop these foreign keys first."
+        "requires the same type on both sides. Drop these foreign keys first, and enlarge their columns: see the "
+        "recipe in the documentation, under common changes of large tables."
     }
 
 

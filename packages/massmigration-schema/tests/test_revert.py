@@ -250,7 +250,8 @@ def test_the_actions_and_details_of_a_change_that_can_be_reverted(filled, start)
     revert(change, filled)
 
     assert found == ["revert"]
-    assert [each.name for each in change.get_actions(filled.db_alias, None)] == ["cleanup"]
+    (action,) = change.get_actions(filled.db_alias, None)
+    assert (action.name, action.description.split(".")[0]) == ("cleanup", "Drops the new table and the logs")
     assert "Reverted" in [detail.label for detail in change.get_details(filled.db_alias)]
 
 

@@ -1,4 +1,5 @@
 from django.db import migrations, models
+
 from massmigration_schema import OnlineMigration
 
 

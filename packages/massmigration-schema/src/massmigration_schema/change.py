@@ -8,6 +8,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from django.apps.registry import Apps
@@ -75,6 +76,10 @@ class SchemaChange(BaseMigration):
     def description(self) -> str:
         return f"Online change of the schema migration {self.app_label}.{self.file.name}"
 
+    @property
+    def source_path(self) -> Path | None:
+        return self.file.path
+
     @functools.cached_property
     def source_hash(self) -> str:
         # The statements depend on this package, too.
@@ -131,7 +136,7 @@ class SchemaChange(BaseMigration):
             batch_duration=self.online.batch_duration,
             max_batch_size=self.online.max_batch_size,
             max_batch_growth=COPY_GROWTH,
-            throttle=[self._rest, *self.online.throttle],
+            throttle=[self.nice, *self.online.throttle],
         )
         stages: list[Stage] = [self.once(self._prepare, atomic=False, takes_context=True), copy, self.mapped(**settle)]
         for is_last in (False, True):
@@ -147,7 +152,8 @@ class SchemaChange(BaseMigration):
         stages.append(self.once(self._cut_over, atomic=False, takes_context=True))
         return stages
 
-    def _rest(self, batch: CompletedBatch) -> dt.timedelta:
+    def nice(self, batch: CompletedBatch) -> dt.timedelta:
+        """Return how long the worker waits after a batch. Pages and commands show the name."""
         return min(batch.duration * self.online.nice, LONGEST_WAIT)
 
     def _origin_rows(self, db_alias: str) -> Any:
@@ -198,7 +204,12 @@ class SchemaChange(BaseMigration):
         self._agreed_rows(db_alias).copy(queryset)
 
     def _resync(self, row: Any, db_alias: str) -> None:
-        _resync(row, self._agreed_rows(db_alias))
+        rows = self._agreed_rows(db_alias)
+        try:
+            _resync(row, rows)
+        except (IntegrityError, DataError) as error:
+            # The failed object is an entry of the change log: only its message can name the row.
+            raise type(error)(f"row {_shown_key(row, rows)} of {rows.plan.table}: {error}") from error
 
     def _verify(self, queryset: Any, db_alias: str, *, is_last: bool) -> None:
         found = self._agreed_rows(db_alias).verify(queryset)
@@ -279,7 +290,7 @@ class SchemaChange(BaseMigration):
                 with transaction.atomic(using=db_alias):
                     _resync(row, rows)
             except (IntegrityError, DataError) as error:
-                left.append(f"{', '.join(map(str, _key(row, rows)))} ({str(error).strip().splitlines()[0]})")
+                left.append(f"{_shown_key(row, rows)} ({str(error).strip().splitlines()[0]})")
         if left:
             raise ConflictsLeft(
                 "online.conflicts",
@@ -390,7 +401,9 @@ class SchemaChange(BaseMigration):
                 MigrationAction(
                     name="cleanup",
                     label="Clean up",
-                    description="Drops the old table and the change log. The old table cannot be used after that.",
+                    description="Drops the new table and the logs. The table stays as it was before the change."
+                    if change.reverted_at is not None
+                    else "Drops the old table and the change log. The old table cannot be used after that.",
                     call=self.clean_up,
                     permission="forget",
                     is_irreversible=True,
@@ -426,6 +439,13 @@ class SchemaChange(BaseMigration):
         if not change.is_swapped or change.cleaned_at is not None:
             state = "has been cleaned up" if change.is_swapped else "has not swapped the tables"
             raise Refused("online.revert", f"{self.key} {state}, so there is nothing to revert.")
+        applied = MigrationRecorder(back.connection).applied_migrations()
+        if later := [f"{app}.{name}" for app, name in self.file.dependent if (app, name) in applied]:
+            raise Refused(
+                "online.revert",
+                f"Migrations that need {self.app_label}.{self.file.name} are applied: {', '.join(later)}. Reverse them "
+                f"first: manage.py migrate {self.app_label} {self.file.name}",
+            )
         with self._verb(db_alias):
             if not back.is_swapped():
                 back.recover()
@@ -533,6 +553,10 @@ def _resync(row: Any, rows: RowSynchronizer) -> None:
 
 def _key(row: Any, rows: RowSynchronizer) -> list[Any]:
     return [getattr(row, name) for name in rows.plan.log_key]
+
+
+def _shown_key(row: Any, rows: RowSynchronizer) -> str:
+    return ", ".join(map(str, _key(row, rows)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -244,8 +244,12 @@ class _Follower:
 
     def _warn_of_children_of(self, key: AnyField, kinds: list[str]) -> None:
         relations: Any = self._found.old_model._meta.get_fields(include_hidden=True)
+        template = self._connection.SchemaEditorClass.sql_alter_column_type
         children = {
-            f"{each.field.model._meta.db_table} ALTER COLUMN {each.field.column} TYPE {kinds[1]}"
+            f"{each.field.model._meta.db_table} "
+            + template % {"column": each.field.column, "type": kinds[1], "collation": "", "comment": ""}
+            # MODIFY replaces the whole definition of the column.
+            + (" NOT NULL" if template.startswith("MODIFY") and not each.field.null else "")
             for each in relations
             if each.auto_created and not each.concrete and each.field.column and each.field.target_field == key
         }

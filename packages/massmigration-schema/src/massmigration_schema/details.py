@@ -15,6 +15,9 @@ from massmigration_schema.dialects.base import TableSwap
 from massmigration_schema.models import OnlineChange
 
 MOST_REASONS = 5
+NEEDS_LOCK = ("prepare", "wait for the cutover", "cut over")
+"""The stages that request the lock of the whole table, or that precede this."""
+
 STATEMENTS = "Statements, executed on the new table"
 
 
@@ -41,7 +44,8 @@ def before_swap(
     if swap.is_interrupted():
         text = "The application's writes of rows that do not fit are refused, until the next attempt or an abort."
         yield Detail(label="Interrupted cutover", value=text, level="warning")
-    if blockers := swap.tables.lock.blockers(change.table):
+    # While rows are copied or compared, the batches themselves are such transactions.
+    if stage in NEEDS_LOCK and (blockers := swap.tables.lock.blockers(change.table)):
         text = "\n".join(map(str, blockers))
         yield Detail(label="Old transactions on the table", value=text, level="warning", is_sensitive=True)
     for warning in swap.tables.derivation.warnings:
@@ -63,7 +67,7 @@ def _common(change: OnlineChange, stage: str, swap: TableSwap) -> Sequence[Detai
     level = "warning" if change.differences else "info"
     return [
         Detail(label="Table", value=change.table),
-        Detail(label="Stage", value=stage),
+        *([Detail(label="Stage", value=stage)] if stage else []),
         Detail(label="Tables and triggers", value="\n".join(swap.tables.made()) or "none"),
         Detail(label="Rows that differed", value=change.differences, level=level),
         Detail(label="Compared", value=change.verified_at),

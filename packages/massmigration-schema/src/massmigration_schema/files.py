@@ -32,17 +32,31 @@ class SchemaMigrationFile:
         return str(self.migration.name)
 
     @property
+    def path(self) -> Path | None:
+        """The file, or None if there is none."""
+        try:
+            return Path(inspect.getfile(type(self.migration)))
+        except (OSError, TypeError):
+            return None
+
+    @property
     def source(self) -> bytes:
         """The content of the file, or nothing if there is none."""
         try:
-            return Path(inspect.getfile(type(self.migration))).read_bytes()
-        except (OSError, TypeError):
+            return self.path.read_bytes() if self.path else b""
+        except OSError:
             return b""
 
     @property
     def needed(self) -> list[tuple[str, str]]:
         """The migrations before it, as app label and name."""
         plan = self.loader.graph.forwards_plan((self.app_label, self.name))
+        return [node for node in plan if node != (self.app_label, self.name)]
+
+    @property
+    def dependent(self) -> list[tuple[str, str]]:
+        """The migrations that need this one, as app label and name."""
+        plan = self.loader.graph.backwards_plan((self.app_label, self.name))
         return [node for node in plan if node != (self.app_label, self.name)]
 
     def before(self) -> ProjectState:

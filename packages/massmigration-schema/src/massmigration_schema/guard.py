@@ -32,7 +32,8 @@ def refusals(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> l
             Refused(
                 "online.key_children",
                 f"The type of the primary key changes, and {', '.join(sorted(definition.incoming))} refer to it. This "
-                "database requires the same type on both sides: drop these foreign keys first.",
+                "database requires the same type on both sides. Drop these foreign keys first, and enlarge their "
+                "columns: see the recipe in the documentation, under common changes of large tables.",
             )
         )
     found += _space(table, catalog)

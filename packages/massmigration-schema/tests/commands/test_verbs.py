@@ -70,6 +70,35 @@ def test_migrate_refuses_before_the_change_and_has_nothing_to_do_after_it(shop, 
     assert "No migrations to apply." in capsys.readouterr().out
 
 
+def test_the_same_command_cuts_over_after_rows_were_corrected(shop, tmp_path):
+    shop.fill(2)
+    unique = 'migrations.AlterField("campaign", "post", models.CharField(max_length=128, null=True, unique=True))'
+    name = {"database": shop.db_alias, "verbosity": 0}
+    with installed(shop, tmp_path, unique, direct_up_to=0, strategy="shadow"):
+        call_command("onlinemigration", "start", "shop", "0002", **name)
+        shop.execute("UPDATE campaign SET post = 'same'")
+        with pytest.raises(CommandError, match="2 rows do not fit the new table"):
+            call_command("onlinemigration", "cutover", "shop", "0002", interactive=False, **name)
+        shop.execute("UPDATE campaign SET post = name")
+
+        call_command("onlinemigration", "cutover", "shop", "0002", interactive=False, **name)
+
+        assert status(shop) is Status.APPLIED
+
+
+def test_a_cutover_before_the_change_waits_is_refused(shop, tmp_path):
+    shop.fill(2)
+    short = 'migrations.AlterField("campaign", "name", models.CharField(max_length=2))'
+    with installed(shop, tmp_path, short, direct_up_to=0, strategy="shadow"):
+        with pytest.raises(CommandError, match="failed"):
+            call_command("onlinemigration", "start", "shop", "0002", database=shop.db_alias, verbosity=0)
+
+        with pytest.raises(CommandError, match="proceed requires the status waiting"):
+            call_command(
+                "onlinemigration", "cutover", "shop", "0002", database=shop.db_alias, interactive=False, verbosity=0
+            )
+
+
 def test_an_abort_leaves_the_table_as_it_was(shop, online):
     shop.fill(3)
     before = shop.definition()
@@ -165,3 +194,20 @@ def test_massmigrate_without_a_name_passes_over_it(shop, online):
 def test_a_migration_that_is_not_made_online_is_refused(shop, online):
     with pytest.raises(CommandError, match="App 'shop' has no single online migration '0001'; found none"):
         online("start", name=("shop", "0001"))
+
+
+@pytest.mark.parametrize("options", [{"reverse_sync": True}])
+def test_a_change_that_later_migrations_need_is_not_reverted(shop, online, tmp_path):
+    text = 'from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    dependencies = [{}]\n'
+    later = tmp_path / "shop/migrations/0003_later.py"
+    later.write_text(text.format('("shop", "0002_change")'))
+    shop.fill(3)
+    online("start")
+    online("cutover", "--no-input")
+    call_command("migrate", "shop", database=shop.db_alias, verbosity=0)
+
+    with pytest.raises(CommandError, match=r"need shop\.0002_change are applied: shop\.0003_later\. Reverse them first"):
+        online("revert", "--no-input")
+
+    call_command("migrate", "shop", "0002", database=shop.db_alias, verbosity=0)
+    assert online("revert", "--no-input").startswith("The old table is in its place again.")

@@ -73,7 +73,7 @@ def test_every_recipe_can_be_followed(shop):
         migration.online = dataclasses.replace(migration.online, direct_up_to=0, strategy="shadow")
         online += 1
         if online == 1 and not shop.is_postgresql:
-            # The page says why, and how to go on.
+            # The page says why, and how to continue.
             with pytest.raises(RefusedForReasons, match="refer to it"):
                 change_online(shop, migration)
             continue

@@ -107,8 +107,27 @@ def test_the_page_shows_old_transactions_to_those_who_may_inspect(shop, waiting)
 
         # It is old after 0.3 s.
         wait_until(lambda: f"session {reader.session} of" in page_of(client, shop))
+        # The batches of the copy are such transactions themselves.
+        MigrationRecord.objects.using(shop.db_alias).update(stage=1, status=Status.PAUSED)
+        assert "Old transactions on the table" not in page_of(client, shop)
+        MigrationRecord.objects.using(shop.db_alias).update(stage=8, status=Status.WAITING)
 
     assert "Old transactions on the table" not in page_of(client, shop)
+
+
+def test_the_page_of_the_launch_shows_the_file_of_the_migration(shop, change):
+    page = text_of(client_with("view", "run").get(reverse("massmigration_run", args=[KEY, shop.db_alias])))
+
+    assert "shop/migrations/0002_change.py" in page
+
+
+def test_the_command_shows_each_table_on_a_line(shop, waiting, capsys):
+    call_command("massmigration", "status", "shop", NAME, database=shop.db_alias)
+
+    lines = capsys.readouterr().out.splitlines()
+    first = lines.index("    Tables and triggers:")
+    made = waiting.swap(shop.db_alias).tables.made()
+    assert lines[first + 1 : first + 1 + len(made)] == [f"        {name}" for name in made]
 
 
 def test_the_page_shows_the_swap(shop, waiting):

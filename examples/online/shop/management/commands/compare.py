@@ -26,7 +26,9 @@ class Command(BaseCommand):
         if wrong:
             raise CommandError(f"{len(wrong)} orders are wrong: {sorted(wrong)[:10]}")
         with connection.cursor() as cursor:
-            cursor.execute("SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = "
-                           "'shop_order'::regclass AND attname = 'id'")
+            cursor.execute(
+                "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = "
+                "'shop_order'::regclass AND attname = 'id'"
+            )
             (kind,) = cursor.fetchone()
-        self.stdout.write(f"All {len(found)} orders are right, {len(written)} of which were written. The key is {kind}.")
+        self.stdout.write(f"All {len(found)} orders are right, {len(written)} of them written. The key is {kind}.")

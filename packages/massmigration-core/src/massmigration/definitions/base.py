@@ -125,12 +125,20 @@ class BaseMigration:
         """
         return ""
 
+    @property
+    def source_path(self) -> Path | None:
+        """The migration's file, or None if there is none."""
+        try:
+            return Path(inspect.getfile(type(self)))
+        except (OSError, TypeError):
+            return None
+
     @cached_property
     def source_hash(self) -> str:
         """SHA-256 of the migration's file as this process has loaded it; empty if there is no file."""
         try:
-            return hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()
-        except (OSError, TypeError):
+            return hashlib.sha256(self.source_path.read_bytes()).hexdigest() if self.source_path else ""
+        except OSError:
             return ""
 
     def get_stages(self) -> Sequence[Stage]:

@@ -166,7 +166,10 @@ def _details(entry: MigrationStatus) -> Iterator[str]:
         yield "details:"
     for detail in found:
         level = "" if detail.level == "info" else f" ({detail.level})"
-        yield f"    {detail.label}: {_detail(detail.value)}{level}"
+        # The lines of a value are below each other.
+        lines = _detail(detail.value).splitlines() or [""]
+        yield f"    {detail.label}: {lines[0] if len(lines) == 1 else ''}".rstrip() + level
+        yield from (f"        {line}" for line in lines if len(lines) > 1)
     try:
         actions = own_actions(entry)
     except Exception as error:

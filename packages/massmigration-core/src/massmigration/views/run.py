@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
@@ -225,10 +223,12 @@ def _refusal(target: Target) -> str:
 
 
 def _source(target: Target) -> dict[str, str] | None:
+    path = target.migration.source_path if target.migration else None
+    if path is None:
+        return None
     try:
-        path = Path(inspect.getfile(type(target.migration)))
         return {"path": "/".join(path.parts[-3:]), "text": path.read_text(encoding="utf-8", errors="replace")}
-    except (OSError, TypeError):
+    except OSError:
         return None
 
 

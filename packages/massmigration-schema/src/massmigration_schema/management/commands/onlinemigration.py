@@ -98,7 +98,11 @@ class Command(MassMigrationCommand):
             sys.exit(1)
 
     def _cutover(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
-        api.proceed(change.key, db_alias)
+        progress = api.status(change.key, db_alias)
+        has_failed = progress is not None and progress.status is Status.FAILED
+        # Somebody has approved a cutover that has failed: it is tried again.
+        if not (has_failed and progress and progress.stage == len(change.get_stages()) - 1):
+            api.proceed(change.key, db_alias)
         self._watch(change, db_alias)
 
     def _revert(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
