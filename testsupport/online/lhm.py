@@ -22,7 +22,7 @@ def verified() -> None:
 
     def bodies(self: Any) -> dict[str, str]:
         rows = self.rows_class(self.db_alias, self.plan)
-        old, new, shadow = self.quote(self.plan.old_key), self.quote(self.plan.new_key), self.names.shadow
+        old, new, shadow = self.quote(self.plan.old_key[0]), self.quote(self.plan.new_key[0]), self.names.shadow
         replace = f"REPLACE INTO {shadow} ({rows.names}) VALUES ({rows.expressions('NEW')});"
         delete = f"DELETE IGNORE FROM {shadow} WHERE {new} = OLD.{old};"
         return {"del": delete, "upd": f"IF OLD.{old} <> NEW.{old} THEN {delete} END IF; {replace}", "ins": replace}
