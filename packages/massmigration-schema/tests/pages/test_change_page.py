@@ -93,7 +93,8 @@ def test_the_page_shows_what_exists_and_where_the_change_is(shop, waiting):
 def test_the_page_shows_the_reasons_in_the_log_to_those_who_may_inspect(shop, waiting):
     tables = waiting.swap(shop.db_alias).tables
     (key,) = tables.plan.log_key
-    shop.execute(f"INSERT INTO {tables.names.log} ({key}, why) VALUES (1, 'too long'), (2, 'too long'), (3, 'a duplicate')")
+    rows = "(1, 'too long'), (2, 'too long'), (3, 'a duplicate')"
+    shop.execute(f"INSERT INTO {tables.names.log} ({key}, why) VALUES {rows}")
 
     page = page_of(client_with("view", "inspect"), shop)
 
