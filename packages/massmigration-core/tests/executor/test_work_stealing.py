@@ -177,8 +177,8 @@ def test_the_owners_progress_is_seen_under_its_lock(race, claim):
 
 
 def perform_steal_with(race, claim):
-    knife = finding._ShardSplitter(stage_of(race), claim.job)
-    return knife.cut([victim_of(claim)], "thief")
+    splitter = finding._ShardSplitter(stage_of(race), claim.job)
+    return splitter.split([victim_of(claim)], "thief")
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])

@@ -57,7 +57,7 @@ def steal(job: Job, stage: Stage, transport: Transport, worker: str) -> Claim | 
         if not found.victims:
             return None
         try:
-            claim = _ShardSplitter(stage, job).cut(found.victims, worker)
+            claim = _ShardSplitter(stage, job).split(found.victims, worker)
         except _NothingToSplit:
             return None
         except Exception as error:
@@ -86,7 +86,7 @@ class _ShardSplitter:
         self._queryset = stage.rows(job.db_alias)
         self._keyset = stage.keyset(self._queryset.model)
 
-    def cut(self, victims: list[Victim], worker: str) -> Claim | None:
+    def split(self, victims: list[Victim], worker: str) -> Claim | None:
         sizes = [self._size(victim) for victim in victims]
         pairs = zip(sizes, victims, strict=True)
         worth = [size if size >= 2 * MIN_BATCHES * victim.batch_size else 0 for size, victim in pairs]
