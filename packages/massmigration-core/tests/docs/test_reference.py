@@ -182,6 +182,11 @@ def test_every_argument_of_a_stage_is_explained(cls):
     assert fields(cls) <= terms(section(page("reference/migrations"), "Stages"))
 
 
+@pytest.mark.parametrize("name", [cls.__name__ for cls in stages.Stage.__subclasses__()])
+def test_every_kind_of_stage_is_explained(name):
+    assert f"`{name}`" in section(page("reference/migrations"), "Stages")
+
+
 def test_every_operation_is_explained():
     titles = set(re.findall(r"^## (\w+)$", page("reference/operations"), re.MULTILINE))
 
