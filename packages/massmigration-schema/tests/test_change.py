@@ -6,7 +6,7 @@ from django.db import IntegrityError, connections, migrations, models, transacti
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
-from massmigration import api
+from massmigration import api, checks
 from massmigration.definitions.stages import StageContext
 from massmigration.exceptions import ActionRefused, NotNow
 from massmigration.loader import store
@@ -465,3 +465,13 @@ def test_the_details_say_what_there_is(shop, start):
     assert found["Table"] == "campaign"
     assert found["Rows in the change log"] == 0
     assert "campaign" in found["Tables and triggers"]
+
+
+def test_a_change_is_not_offered_on_sqlite_and_checks_do_not_warn(shop):
+    change = SchemaChange(ShopFile(shop.migration(LIKES), shop.state.clone()))
+
+    assert shop.db_alias in change.get_allowed_db_aliases()
+    assert "default" not in change.get_allowed_db_aliases()
+    assert [message for message in checks.check_migration(change) if message.id == "massmigration.W005"] == []
+    with pytest.raises(Refused, match="Tables of database 'default' cannot be changed online"):
+        change.check_db_alias("default")
