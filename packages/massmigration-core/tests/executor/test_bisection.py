@@ -99,6 +99,12 @@ def test_every_row_is_tried_once_and_the_bad_ones_are_found(seed):
     assert calls <= max(2 * len(bad) * count.bit_length(), 2 * count.bit_length())
 
 
+def test_the_rest_of_a_failed_part_is_not_tried_as_a_whole():
+    passed, found, calls = run_bisection(1024, {1023})
+
+    assert (len(passed), found, calls) == (1023, [1023], 11)
+
+
 def test_nothing_is_tried_for_no_rows():
     assert Bisection(0).next_part() is None
 
@@ -334,20 +340,20 @@ def test_a_transient_error_in_a_part_is_retried_and_fails_no_row(db_alias, monke
         refusals = 3
 
         def operation_batch(self, queryset, db_alias):
-            if queryset.count() <= 64 and self.refusals:
+            if queryset.count() == 1 and self.refusals:  # at the good row before the bad one
                 type(self).refusals -= 1
                 raise OperationalError("the connection is closed") from PoolTimeout()
             super().operation_batch(queryset, db_alias)
 
     monkeypatch.setattr("massmigration.executor.errors.is_transient", is_refusal)
     make_items(db_alias, 256)
-    pks = spoil(db_alias, [200])
+    pks = spoil(db_alias, [201])
 
     launch(register(monkeypatch, Refused), db_alias)
 
     assert Refused.refusals == 0
-    assert failed(db_alias) == [pks[200]]
-    assert counts(db_alias) == [int(place != 200) for place in range(256)]
+    assert failed(db_alias) == [pks[201]]
+    assert counts(db_alias) == [int(place != 201) for place in range(256)]
 
 
 class PoolTimeout(Exception):
