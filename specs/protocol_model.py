@@ -39,8 +39,8 @@ NOTHING, WORKED, WORKED_AFTER_ROLLBACK, FAILED, COMMITTED_INSIDE = range(5)
 # How a worker's transaction stands: it may be gone without the worker's knowledge.
 OPEN, ROLLED_BACK, COMMITTED = range(3)
 # What a worker remembers from one step for the next; a sum of these.
-WAS_ROLLED_BACK, SAW_ALL_DONE, SAW_FAILURES, SAW_NO_FAILURES, SAW_RUNNING, SAW_STOPPED, CONTINUES = (
-    1 << bit for bit in range(7)
+WAS_ROLLED_BACK, SAW_ALL_DONE, SAW_FAILURES, SAW_NO_FAILURES, SAW_RUNNING, SAW_STOPPED, CONTINUES, SAW_ROOM = (
+    1 << bit for bit in range(8)
 )
 
 REPLACED, CURRENT, NEXT = range(3)
@@ -106,7 +106,11 @@ NO_SHARD = Shard(attempt=0, fence=-9, done=False)
 
 
 class Worker(NamedTuple):
-    """A worker, at its next step. `late`: the batch was begun while the record was not running."""
+    """A worker, at its next step.
+
+    `late`: the batch was begun while the record was not running, everything was paused, or after the pace had changed.
+    `limit`: the number of workers that the pace allowed when it was read before the claim; 0: any number.
+    """
 
     step: str
     attempt: int = 0
@@ -122,6 +126,7 @@ class Worker(NamedTuple):
     work: int = NOTHING
     noted: int = 0
     sends: tuple[Message, ...] = ()
+    limit: int = 0
     job: str = ""
     """The kind of its job: always of a shard's, and of others where the queue delivers them again after a kill."""
 
@@ -146,6 +151,8 @@ class Budget(NamedTuple):
     verbs: int
     throttles: int
     readers: int
+    halts: int = 0
+    paces: int = 0
 
 
 class State(NamedTuple):
@@ -163,6 +170,12 @@ class State(NamedTuple):
 
     confirmed: frozenset[int] = frozenset()
     """Stages that wait, and whose question somebody has read and confirmed since the first launch or the restart."""
+
+    halted: bool = False
+    """The switch that pauses everything is on."""
+
+    limit: int = 0
+    """The number of workers that the pace in the record allows; 0: any number."""
 
 
 class Edge(NamedTuple):
@@ -206,6 +219,15 @@ class Scenario:
     with_verbs: frozenset[str] = frozenset({"retry"})
     throttles: int = 0
     """How often a throttle asks for a wait."""
+
+    halts: int = 0
+    """How often an operator pauses everything."""
+
+    paces: int = 0
+    """How often an operator changes the pace, which then allows one worker."""
+
+    is_limited: bool = False
+    """The pace allows one worker from the start."""
 
     steals: bool = False
     """The first shard has all batches; another worker may take the last of them as the second shard."""
@@ -380,6 +402,50 @@ SCENARIOS = {
         verbs=1,
         with_verbs=frozenset({"restart"}),
     ),
+    "halt": Scenario(
+        about="1 shard x 2 batches, pause and resume everything, one fault",
+        tickets=False,
+        shards=1,
+        kinds=frozenset({"crash", "loss", "dup", "freeze"}),
+        faults=1,
+        halts=1,
+    ),
+    "quiet-halt": Scenario(
+        about="no fault, no recovery, 2 stages x 1 batch, pause and resume everything",
+        stages=2,
+        shards=1,
+        batches=1,
+        recovers=False,
+        halts=1,
+    ),
+    "limit": Scenario(
+        about="2 shards x 1 batch, one worker at once, one fault",
+        tickets=False,
+        batches=1,
+        kinds=frozenset({"crash", "loss", "dup", "freeze"}),
+        faults=1,
+        is_limited=True,
+    ),
+    "quiet-pace": Scenario(
+        about="no fault, no recovery, 2 shards x 1 batch, the pace changes to one worker at once",
+        batches=1,
+        recovers=False,
+        paces=1,
+    ),
+    "pace": Scenario(
+        about="1 shard x 2 batches, the pace changes, one fault",
+        tickets=False,
+        shards=1,
+        kinds=FAULTS,
+        faults=1,
+        paces=1,
+    ),
+    "limit-steal": Scenario(
+        about="no fault, as steal, and the pace changes to one worker at once",
+        steals=True,
+        tickets=False,
+        paces=1,
+    ),
     "stages": Scenario(
         about="2 stages x 1 shard x 1 batch, one fault",
         tickets=False,
@@ -517,6 +583,14 @@ MUTATIONS: dict[str, tuple[str, str]] = {
     "recovers_no_later_plan": ("stages", "recovery does not send the plan of a later stage"),
     "recover_unconditional": ("recover", "recovery's UPDATE of next_send_at is not conditional"),
     "idle_limit_in_batches_only": ("small", "only batches set the idle-in-transaction limit"),
+    # The pace, and the switch that pauses everything.
+    "no_switch_read": ("halt", "a batch does not read the switch that pauses everything"),
+    "plan_no_switch": ("quiet-halt", "plan does not read the switch"),
+    "resume_all_sends_nothing": ("quiet-halt", "resuming everything sends no jobs"),
+    "no_pace_read": ("pace", "a batch does not compare the pace with that of its claim"),
+    "claim_no_limit": ("limit", "a claim does not count the leases that are held"),
+    "claim_counts_before_lock": ("limit", "a claim counts the leases before it locks the record"),
+    "steal_no_limit": ("limit-steal", "work stealing does not count the leases that are held"),
     # Tickets.
     "claim_ignores_ticket": ("queue", "a job claims although a later one has claimed before"),
     "replaced_job_sent_again": ("queue", "a job that a later one has replaced is sent again after a lost claim"),
@@ -529,6 +603,7 @@ MUTATIONS: dict[str, tuple[str, str]] = {
 """A mutation's name, the scenario in which it is seen, and what it takes away or changes."""
 
 UNSEEN: dict[str, tuple[str, str]] = {
+    "claim_no_switch": ("a batch does not begin while it is on", "a claim does not read the switch"),
     "claim_no_throttled_until": ("a batch does not begin before it", "a claim although the shard is throttled"),
     "checkpoint_no_mark": (
         "the batch was committed once, by two transactions; what a kill between them does is not in the model",
@@ -590,7 +665,8 @@ class Model:
             messages=frozenset(),
             workers=(IDLE,) * c.workers,
             operator=Operator("launch"),
-            budget=Budget(c.faults, c.fails, c.pauses, c.verbs, c.throttles, c.readers),
+            budget=Budget(c.faults, c.fails, c.pauses, c.verbs, c.throttles, c.readers, c.halts, c.paces),
+            limit=int(c.is_limited),
         )
 
     def canonical(self, state: State) -> State:
@@ -632,11 +708,37 @@ class Model:
 
     def with_status(self, state: State, status: str, **fields: object) -> State:
         state = state._replace(record=state.record._replace(status=status, **fields))  # type: ignore[arg-type]
-        if status == "running" and any(worker.late for worker in state.workers):
-            # A batch that began in the pause does not belong to a run that continues.
-            workers = tuple(worker._replace(late=False) for worker in state.workers)
-            state = state._replace(workers=workers)
-        return state
+        return self._none_late(state) if status == "running" else state
+
+    @staticmethod
+    def _none_late(state: State) -> State:
+        """Return the state after a pause: a batch that began in it does not belong to a run that continues."""
+        if not any(worker.late for worker in state.workers):
+            return state
+        return state._replace(workers=tuple(worker._replace(late=False) for worker in state.workers))
+
+    @staticmethod
+    def is_run(state: State) -> bool:
+        """Return whether the record runs and not everything is paused."""
+        return state.record.status == "running" and not state.halted
+
+    @staticmethod
+    def held(state: State, index: int) -> tuple[int, int]:
+        """Return how many other shards have a live worker, and how many have a dead one, whose lease may expire."""
+        tokens = [shard.token for k, shard in enumerate(state.shards) if shard and k != index and not shard.done]
+        return sum(0 < token < DEAD for token in tokens), sum(token == DEAD for token in tokens)
+
+    def too_many(self, state: State, index: int, limit: int) -> str | None:
+        """Return the violation if a worker more than the pace allows has a shard, now that `index` is claimed."""
+        if not limit or limit != state.limit:
+            return None
+        live = [
+            shard.token
+            for k, shard in enumerate(state.shards)
+            if shard and k != index and not shard.done and 0 < shard.token < DEAD
+        ]
+        under = sum(state.workers[token - 1].limit == limit for token in live)
+        return "S10: more workers have a shard than the pace allows" if under >= limit else None
 
     def _with_tickets(self, state: State, index: int, change: Callable[[int], int]) -> State:
         """Return the state after a change of the ticket in a shard's row. `change` maps the jobs' relations to it."""
@@ -826,8 +928,17 @@ class Model:
     def verbs(self, state: State) -> Iterator[Edge]:
         """Yield the actions that an operator may perform now."""
         record, budget = state.record, state.budget
+        if budget.halts and not state.halted:
+            yield Edge("pause everything", self.spent(state, "halts")._replace(halted=True), fair=False)
+        if state.halted:
+            resumed = self._none_late(state._replace(halted=False))
+            sends = "idle" if self.has("resume_all_sends_nothing") else "send"
+            yield Edge("resume everything", resumed._replace(operator=Operator(sends)))
         if not self.is_record_free(state):
             return
+        if budget.paces and record.status in ("queued", "running"):
+            changed = self.spent(state, "paces")._replace(limit=1, operator=Operator("send"))
+            yield Edge("the pace allows one worker", changed, fair=False)
         if budget.pauses and record.status in ("queued", "running"):
             yield Edge("pause", self.spent(self.with_status(state, "paused"), "pauses"), fair=False)
         if record.status == "paused":
@@ -983,7 +1094,7 @@ class Model:
     def _stuck(self, state: State) -> Iterator[Message]:
         """Yield the jobs that recovery may find. It skips locked rows, because their owner is alive."""
         record = state.record
-        if record.status not in ("queued", "running"):
+        if record.status not in ("queued", "running") or state.halted:
             return
         if self.is_record_free(state) or self.scenario.explicit_due:
             if not record.planned or record.status == "queued":
@@ -1034,6 +1145,7 @@ class Model:
             (record.attempt != worker.attempt and not self.has("plan_no_attempt"))
             or (record.stage != worker.stage and not self.has("plan_no_stage"))
             or record.status not in ("queued", "running")
+            or (state.halted and not self.has("plan_no_switch"))
         ):
             yield Edge("plans: not this attempt, stage or status; drops it", self.with_worker(state, i, IDLE))
         elif worker.stage in self.scenario.waits and not record.planned:
@@ -1042,7 +1154,8 @@ class Model:
             yield Edge("plans: planned already", self.with_worker(state, i, worker._replace(step="plan_lost")))
         else:
             updating = worker._replace(step="plan_update")
-            yield Edge("plans: splits the stage into shards", self.with_worker(state, i, updating))
+            problem = "S11: a stage is planned while everything is paused" if state.halted else None
+            yield Edge("plans: splits the stage into shards", self.with_worker(state, i, updating), problem)
 
     def do_wait_update(self, state: State, i: int, worker: Worker) -> Iterator[Edge]:
         record = state.record
@@ -1111,7 +1224,7 @@ class Model:
         """Send jobs for the shards that are not done: another worker planned the stage, and its jobs may be lost."""
         record = state.record
         left = self.undone(state, worker.stage, worker.attempt)
-        is_running = record.status == "running" and record.attempt == worker.attempt and record.stage == worker.stage
+        is_running = self.is_run(state) and record.attempt == worker.attempt and record.stage == worker.stage
         if left and is_running:
             sends = tuple(self._copy(state, worker, index) for index in left)
             sender = worker._replace(step="plan_send", sends=sends)
@@ -1130,7 +1243,34 @@ class Model:
     # Shard job: claim the lease.
 
     def do_claim(self, state: State, i: int, worker: Worker) -> Iterator[Edge]:
+        c = self.scenario
+        if not (c.halts or c.paces or c.is_limited):
+            yield from self.do_claim_update(state, i, worker)
+        elif state.halted and not self.has("claim_no_switch"):
+            lost = worker._replace(step="claim_lost")
+            yield Edge("claims: everything is paused", self.with_worker(state, i, lost))
+        else:
+            noted = 0
+            if self.has("claim_counts_before_lock"):
+                noted = SAW_ROOM if self.held(state, worker.shard)[0] < state.limit else 0
+            reader = worker._replace(step="claim_update", limit=state.limit, noted=noted)
+            yield Edge("claims: reads the pace", self.with_worker(state, i, reader))
+
+    def do_claim_update(self, state: State, i: int, worker: Worker) -> Iterator[Edge]:
         shard = self.shard_of(state, worker)
+        if worker.limit and not self.has("claim_no_limit"):
+            if not self.is_record_free(state, i):
+                return
+            live, dead = self.held(state, worker.shard)
+            has_room = live < worker.limit
+            if self.has("claim_counts_before_lock"):
+                has_room = bool(worker.noted & SAW_ROOM)
+            if not has_room or live + dead >= worker.limit:
+                lost = worker._replace(step="claim_lost", noted=0)
+                yield Edge("claims: the pace allows no further worker", self.with_worker(state, i, lost))
+            if not has_room:
+                return
+        worker = worker._replace(noted=0)
         if shard is NO_SHARD:
             yield Edge("claims: no such shard", self.with_worker(state, i, IDLE))
             return
@@ -1159,6 +1299,7 @@ class Model:
             ):
                 problem = "E1: a shard is taken from a live worker in its batch"
             expired = " (its lease has expired)" if shard.token else ""
+            problem = problem or self.too_many(state, worker.shard, worker.limit)
             if worker.ticket == REPLACED:
                 problem = problem or "E4: a job claims although a later one has claimed before"
             claimed = self.with_shard(state, worker.shard, token=i + 1, ticketed=self.scenario.tickets)
@@ -1171,10 +1312,10 @@ class Model:
     def do_claim_lost(self, state: State, i: int, worker: Worker) -> Iterator[Edge]:
         record, shard = state.record, self.shard_of(state, worker)
         is_old = worker.attempt != record.attempt and not self.has("old_jobs_sent_again")
-        if shard.done and record.status == "running" and not is_old and not self.has("done_does_not_look"):
+        if shard.done and self.is_run(state) and not is_old and not self.has("done_does_not_look"):
             look = worker._replace(step="look_record")
             yield Edge("its shard is done: checks completion", self.with_worker(state, i, look))
-        elif shard.done or record.status != "running" or is_old or self.has("lost_claim_not_sent_again"):
+        elif shard.done or not self.is_run(state) or is_old or self.has("lost_claim_not_sent_again"):
             yield Edge("lost claim: drops the job", self.with_worker(state, i, IDLE))
         elif worker.ticket == REPLACED and not self.has("replaced_job_sent_again"):
             yield Edge("lost claim: a later job has claimed; drops its own", self.with_worker(state, i, IDLE))
@@ -1202,11 +1343,14 @@ class Model:
         """
         record, owned = state.record, state.shards[0]
         middle, upper = self.scenario.batches - 1, self.scenario.batches
-        is_running = record.status == "running" and record.planned and self.is_record_free(state)
+        is_running = self.is_run(state) and record.planned and self.is_record_free(state)
         if not is_running or owned is None or state.shards[1] is not None or not self.is_shard_free(state, 0):
             return
         if owned.attempt != record.attempt or owned.done or not owned.token or owned.cursor >= middle:
             return
+        if state.limit and self.held(state, 1)[0] >= state.limit and not self.has("steal_no_limit"):
+            return
+        problem = self.too_many(state, 1, state.limit)
         raised = 0 if self.has("steal_keeps_fence") else 1 if self.has("steal_raises_fence_by_one") else 2
         after = self.with_shard(state, 0, upper=middle, fence=owned.fence + raised)
         taken = Shard(record.attempt, upper, cursor=middle, token=i + 1, due=not self.scenario.explicit_due)
@@ -1220,10 +1364,10 @@ class Model:
             cursor=middle,
             ticket=NEXT,
             job="shard",
+            limit=state.limit,
         )
-        yield Edge(
-            f"worker {i} takes the last batch of shard 0 as shard 1", self.with_worker(after, i, thief), fair=False
-        )
+        label = f"worker {i} takes the last batch of shard 0 as shard 1"
+        yield Edge(label, self.with_worker(after, i, thief), problem, fair=False)
 
     # Batch.
 
@@ -1238,7 +1382,7 @@ class Model:
         if state.budget.throttles and shard.token == i + 1 and not shard.throttled:
             throttled = self.with_shard(self.spent(state, "throttles"), worker.shard, throttled=True)
             yield Edge("stores a throttle's wait in the shard's row", throttled, fair=False)
-        late = state.record.status != "running"
+        late = not self.is_run(state) or worker.limit != state.limit
         if self.has("no_begin"):
             begun = worker._replace(step="batch_status", late=late)
             yield Edge("begins a batch", self.with_worker(state, i, begun))
@@ -1293,11 +1437,15 @@ class Model:
             yield Edge("reads its shard again: it belongs to another worker", self.with_worker(state, i, IDLE))
 
     def do_batch_status(self, state: State, i: int, worker: Worker) -> Iterator[Edge]:
-        if state.record.status == "running" or self.has("no_status_read"):
+        is_run = state.record.status == "running" if self.has("no_switch_read") else self.is_run(state)
+        is_paced = worker.limit == state.limit or self.has("no_pace_read")
+        if (is_run and is_paced) or self.has("no_status_read"):
             yield Edge("reads the status: continues", self.with_worker(state, i, worker._replace(step="batch_work")))
         else:
             release = worker._replace(step="release", noted=0, late=False)
-            yield Edge(f"reads the status: {state.record.status}", self.with_worker(state, i, release))
+            found = "everything is paused" if state.halted else state.record.status
+            found = "the pace has changed" if is_run else found
+            yield Edge(f"reads the status: {found}", self.with_worker(state, i, release))
 
     def do_batch_work(self, state: State, i: int, worker: Worker) -> Iterator[Edge]:
         if self.scenario.never_ends and worker.shard == 0 and worker.cursor == 0:
@@ -1428,7 +1576,7 @@ class Model:
         if worker.attempt != record.attempt or record.status == "none":
             return after, "S3: a batch commits for a replaced attempt"
         if worker.late:
-            return after, "S4: a batch that was begun after a pause or cancel commits"
+            return after, "S4: a batch that was begun after a pause, a cancel or a change of the pace commits"
         if shard.token != i + 1:
             return after, "S5: a worker commits after its shard was taken over"
         return after, None
@@ -1466,7 +1614,7 @@ class Model:
         following = worker._replace(step="status_again")
         ends = IDLE if not self.has("continues_unowned") else following
         if self.has("reread_before_release") and not is_seen:
-            is_running = state.record.status == "running" and state.record.attempt == worker.attempt
+            is_running = self.is_run(state) and state.record.attempt == worker.attempt
             noted = worker.noted | (SAW_RUNNING if is_running else SAW_STOPPED)
             label = f"reads the status before the release: {state.record.status}"
             yield Edge(label, self.with_worker(state, i, worker._replace(noted=noted)))
@@ -1477,7 +1625,7 @@ class Model:
             yield Edge(f"releases shard {worker.shard}", self.with_worker(released, i, following))
 
     def do_status_again(self, state: State, i: int, worker: Worker) -> Iterator[Edge]:
-        is_running = state.record.status == "running" and state.record.attempt == worker.attempt
+        is_running = self.is_run(state) and state.record.attempt == worker.attempt
         if self.has("reread_before_release"):
             is_running = bool(worker.noted & SAW_RUNNING)
         if self.has("no_reread"):

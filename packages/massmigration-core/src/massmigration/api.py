@@ -6,10 +6,12 @@ A key is `app_label:name`. Refusals are subclasses of `MassMigrationError`; page
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from django.db import DatabaseError, transaction
 
@@ -25,6 +27,7 @@ from massmigration.dialects.errors import is_access_denied, is_read_only, is_tim
 from massmigration.exceptions import (
     ActionFailed,
     AlreadyLaunched,
+    BadPace,
     BatchInFlight,
     CannotResolve,
     DatabaseAccessDenied,
@@ -34,9 +37,11 @@ from massmigration.exceptions import (
     StatementTimedOut,
 )
 from massmigration.loader import store
-from massmigration.models import MigrationRecord
+from massmigration.models import MigrationRecord, Switch
+from massmigration.pace import Pace
 from massmigration.progress import Progress
-from massmigration.recorder import attempts, events, records, tables
+from massmigration.recorder import attempts, events, records, switch, tables
+from massmigration.recorder import pace as recorder_pace
 from massmigration.recorder.events import announce
 from massmigration.signals import migration_paused
 from massmigration.states import ACTIVE, Status
@@ -78,6 +83,7 @@ __all__ = [
     "fake",
     "forget",
     "get_all_migrations",
+    "get_pace",
     "initiate_migration",
     "launch",
     "migration_actions",
@@ -86,6 +92,8 @@ __all__ = [
     "migration_was_started",
     "not_sent",
     "pause",
+    "pause_all",
+    "paused_all",
     "perform_action",
     "perform_backend_action",
     "proceed",
@@ -93,10 +101,13 @@ __all__ = [
     "resolve",
     "restart",
     "resume",
+    "resume_all",
     "retry",
     "retry_failed",
     "send",
+    "set_pace",
     "status",
+    "stop_after",
     "wait",
 ]
 
@@ -104,20 +115,30 @@ DEFAULT = "default"
 
 RESERVED = (
     *("launch", "pause", "resume", "proceed", "cancel", "retry", "restart", "fake", "forget"),
-    *("recover", "status", "run", "delete"),
+    *("recover", "status", "run", "delete", "pace", "pause-all", "resume-all"),
 )
 """Names that the actions of a migration must not have, because commands or pages use them."""
 
 logger = logging.getLogger(__name__)
 
 
-def launch(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:
+def launch(
+    key: str,
+    db_alias: str = DEFAULT,
+    *,
+    stop_after_rows: int | None = None,
+    stop_after_time: dt.timedelta | None = None,
+    actor: str | None = None,
+) -> None:
     """Start a migration in the background.
+
+    `stop_after_rows`, `stop_after_time`: let it pause by itself, as `stop_after` does.
 
     Raise `MigrationNotFound`, `BadMigrationFile`, `BadQuerySet`, `DatabaseNotAllowed`, `DependencyNotApplied`,
     `RecordsUnreadable`, `DatabaseReadOnly`, `DatabaseAccessDenied`, `StatementTimedOut`, or `AlreadyLaunched` if it has
     a record. If the job cannot be sent, an event is recorded and recovery sends it later.
     """
+    _check_stop(stop_after_rows, stop_after_time)
     migration = store.get(key)
     migration.check_db_alias(db_alias)
     migration.check_action("launch", db_alias)
@@ -129,8 +150,16 @@ def launch(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> No
     if record is not None:
         raise AlreadyLaunched(records.already_launched(db_alias, record))
     migration.check_dependencies(db_alias)
-    with _acting(db_alias, actor), unmanaged.tracking_attempt():
+    with _acting(db_alias, actor) as actor, unmanaged.tracking_attempt(), contextlib.ExitStack() as stack:
+        if stop_after_rows is not None or stop_after_time is not None:
+            stop = partial(recorder_pace.stop_after, db_alias, key, stop_after_rows, stop_after_time, actor=actor)
+            stack.enter_context(records.after_insert(lambda record: stop()))
         migration.launch(db_alias)
+
+
+def _check_stop(rows: int | None, time: dt.timedelta | None) -> None:
+    if (rows is not None and rows < 1) or (time is not None and time <= dt.timedelta(0)):
+        raise BadPace(f"Found {rows!r} rows and a time of {time!r}; both must be above zero. Nothing was changed.")
 
 
 def not_sent(key: str, db_alias: str = DEFAULT) -> str:
@@ -141,6 +170,78 @@ def not_sent(key: str, db_alias: str = DEFAULT) -> str:
         f"{key} waits, because its job could not be sent ({detail}). When the queue is available again, send it with: "
         "manage.py massmigrate --recover"
     )
+
+
+def set_pace(
+    key: str, db_alias: str = DEFAULT, *, actor: str | None = None, sends: bool = True, **changes: Any
+) -> Pace:
+    """Change how fast a migration runs, from the next batch of each worker on, and return its pace.
+
+    `massmigration.pace.SETTABLE` has the names of the changes; None resets one to what the migration's file
+    and the settings say. `sends`: also send jobs, so that waiting shards continue at once.
+
+    Raise `BadPace` for a value that is not allowed, and `InvalidTransition` if the migration has no record, is applied
+    or is unmanaged.
+    """
+    with _acting(db_alias, actor) as actor:
+        with attempts.lock_wait_bounded(db_alias, key):
+            record = recorder_pace.change(db_alias, key, changes, actor=actor)
+        if sends and record.status in ACTIVE:
+            _send_plan(db_alias, record)
+    return Pace.of(record.pace)
+
+
+def get_pace(key: str, db_alias: str = DEFAULT) -> Pace:
+    """Return the pace that operators have set for a migration. Without a record, nothing is set."""
+    record = records.get(db_alias, key)
+    return Pace.of(record.pace) if record else Pace()
+
+
+def stop_after(
+    key: str,
+    db_alias: str = DEFAULT,
+    *,
+    rows: int | None = None,
+    time: dt.timedelta | None = None,
+    actor: str | None = None,
+) -> None:
+    """Let a migration pause by itself after this number of further rows or this time, whichever is first.
+
+    Each worker processes at most one batch more. Without both, a stop that was requested before is removed.
+
+    Raise `BadPace` unless both are above zero, and `InvalidTransition` if the migration has no record, is applied or is
+    unmanaged.
+    """
+    _check_stop(rows, time)
+    with _acting(db_alias, actor) as actor, attempts.lock_wait_bounded(db_alias, key):
+        recorder_pace.stop_after(db_alias, key, rows, time, actor=actor)
+
+
+def pause_all(db_alias: str = DEFAULT, *, reason: str = "", actor: str | None = None) -> bool:
+    """Start no further batch, claim or stage of any migration of a database. Return False if it is so already.
+
+    The statuses of the migrations do not change. Batches that have started still finish.
+    """
+    tables.require(db_alias)
+    with _acting(db_alias, actor) as actor:
+        return switch.turn(db_alias, on=True, actor=actor, reason=text.clean(reason, text.MAX_LINE))
+
+
+def resume_all(db_alias: str = DEFAULT, *, actor: str | None = None) -> bool:
+    """End `pause_all`, and send jobs for all active migrations. Return False if nothing was paused."""
+    tables.require(db_alias)
+    with _acting(db_alias, actor) as actor:
+        was_on = switch.turn(db_alias, on=False, actor=actor)
+        if was_on:
+            active = MigrationRecord.objects.using(db_alias).filter(status__in=ACTIVE, is_managed=True)
+            for record in active:
+                _send_plan(db_alias, record)
+        return was_on
+
+
+def paused_all(db_alias: str = DEFAULT) -> Switch | None:
+    """Return the switch of `pause_all` if it is on, with who changed it, when and why; otherwise None."""
+    return switch.get(db_alias)
 
 
 def pause(key: str, db_alias: str = DEFAULT, *, actor: str | None = None) -> None:

@@ -115,6 +115,10 @@ class CannotResolve(MassMigrationError):
     """The failed objects cannot be retried or marked as resolved."""
 
 
+class BadPace(MassMigrationError, ValueError):
+    """The pace is not allowed."""
+
+
 class CannotMeasure(MassMigrationError):
     """A throttle cannot measure the load of the server."""
 

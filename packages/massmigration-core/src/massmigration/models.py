@@ -101,6 +101,8 @@ class MigrationRecord(Record):
         null=True, help_text="When MaxRowsPerSecond allows the next batch; each batch moves it by its rows."
     )
 
+    pace = models.JSONField(default=dict, blank=True, help_text="What operators have set while it runs.")
+
     class Meta:
         verbose_name = "mass migration"
         ordering = ("key",)
@@ -201,6 +203,31 @@ class MigrationRecord(Record):
         """Return the key of a migration given as (app label, name)."""
         app_label, name = name_tuple
         return f"{app_label}:{name}"
+
+
+class Switch(Record):
+    """A switch that applies to all migrations of the database."""
+
+    name = models.CharField(max_length=32, primary_key=True)
+    is_on = models.BooleanField(default=False)
+    changed_at = UtcDateTimeField()
+    changed_by = models.CharField(max_length=255, blank=True)
+    reason = models.TextField(blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} {'on' if self.is_on else 'off'}"
+
+
+PAUSE_ALL = "pause all"
+"""The name of the switch that pauses everything."""
+
+
+def all_paused(db_alias: str) -> Any:
+    """Return an expression for a query of `MigrationRecord`: whether everything is paused on the database."""
+    is_on = Switch.objects.using(db_alias).filter(name=PAUSE_ALL, is_on=True)
+    if is_document_database(db_alias):  # where a query reads one kind
+        return models.Value(is_on.exists(), output_field=models.BooleanField())
+    return models.Exists(is_on.order_by())
 
 
 class ShardRecord(Record):

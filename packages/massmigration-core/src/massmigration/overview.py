@@ -15,7 +15,7 @@ from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import question_of
 from massmigration.dialects.times import DatabaseNow
 from massmigration.loader import store
-from massmigration.models import FailedObject, MigrationRecord, ShardRecord
+from massmigration.models import FailedObject, MigrationRecord, ShardRecord, all_paused
 from massmigration.progress import Progress, ShardTotals, is_stuck, progress_of
 from massmigration.recorder.shards import LEASE_FREE, NOT_THROTTLED
 from massmigration.states import Status
@@ -123,7 +123,9 @@ def _beats(sums: _Sums) -> dict[str, dt.datetime | None]:
 
 
 def _records(db_alias: str) -> dict[str, MigrationRecord]:
-    return {record.key: record for record in MigrationRecord.objects.using(db_alias).annotate(now=DatabaseNow())}
+    records = MigrationRecord.objects.using(db_alias)
+    found = records.annotate(now=DatabaseNow(), is_all_paused=all_paused(db_alias))
+    return {record.key: record for record in found}
 
 
 def progress_by_key(records: Collection[MigrationRecord], db_alias: str) -> dict[str, Progress]:

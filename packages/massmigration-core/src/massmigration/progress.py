@@ -14,7 +14,8 @@ from django.utils import timezone
 from massmigration import conf
 from massmigration.conf import settings
 from massmigration.dialects.times import DatabaseNow
-from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
+from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord, all_paused
+from massmigration.pace import NO_PACE, Pace
 from massmigration.states import ACTIVE, Status
 from massmigration.text import counted, duration, number
 
@@ -89,6 +90,12 @@ class Progress:
 
     waiting: int = 0
     """Shards of the current stage that no worker has processed for a while and that are not throttled."""
+
+    is_all_paused: bool = False
+    """Whether everything is paused on the database, so that no batch starts whatever the status is."""
+
+    pace: Pace = NO_PACE
+    """What operators have set while it runs."""
 
     elapsed: dt.timedelta | None = None
     """Time spent queued or running since the first stage was planned, without pauses and without the time between a
@@ -206,7 +213,8 @@ def read(key: str, db_alias: str, *, with_elapsed: bool = False) -> Progress | N
 
 def read_snapshot(key: str, db_alias: str, *deferred: str, with_elapsed: bool = True) -> Snapshot | None:
     """Return the progress with its record and its shards, which are read without the `deferred` fields."""
-    record = MigrationRecord.objects.using(db_alias).filter(key=key).annotate(now=DatabaseNow()).first()
+    records = MigrationRecord.objects.using(db_alias).filter(key=key)
+    record = records.annotate(now=DatabaseNow(), is_all_paused=all_paused(db_alias)).first()
     if record is None:
         return None
     shards = list(ShardRecord.objects.using(db_alias).filter(record_id=key).defer(*deferred))
@@ -261,6 +269,8 @@ def progress_of(record: Any, totals: ShardTotals) -> Progress:
         throttle_left=totals.throttled_until - record.now if is_throttled and totals.throttled_until else None,
         throttled_by=totals.throttled_by if is_throttled else "",
         waiting=totals.waiting,
+        is_all_paused=record.status in ACTIVE and record.is_managed and bool(getattr(record, "is_all_paused", False)),
+        pace=Pace.of(record.pace),
         elapsed=totals.elapsed,
     )
 
@@ -396,6 +406,8 @@ def describe(progress: Progress, rate: float | None = None, seconds_left: float 
     if progress.is_planned and not progress.is_once and progress.fraction is not None:
         found.append(f"{int(progress.fraction * 1000) / 10:.1f}%")
     found += [*rows(progress), progress.stall, progress.throttle]
+    found += ["everything is paused"] if progress.is_all_paused else []
+    found += [f"pace: {progress.pace}"] if str(progress.pace) else []
     found += [f"{number(rate)} rows/s"] if rate is not None else []
     found += [f"{duration(seconds_left)} left"] if seconds_left is not None else []
     found += [progress.last_error] if progress.status is Status.FAILED else []
@@ -414,7 +426,7 @@ def is_stuck(record: Any, *, overdue: int, held: int, beat: dt.datetime | None, 
     have a lease and `overdue` have an expired one. `beat` is the time of the last checkpoint. `due` is the latest time
     at which the job of a shard is due for the first time, which a throttle may have delayed.
     """
-    if record.status not in ACTIVE:
+    if record.status not in ACTIVE or getattr(record, "is_all_paused", False):
         return False
     if overdue or held or not record.is_managed:
         return bool(overdue)

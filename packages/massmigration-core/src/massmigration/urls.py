@@ -21,5 +21,7 @@ urlpatterns = [
     path(f"status/{_ONE}", views.status, name="massmigration_status"),
     path(f"failures/{_ONE}", views.failures, name="massmigration_failures"),
     path(f"history/{_ONE}", views.history, name="massmigration_history"),
+    path(f"pace/{_ONE}", views.pace, name="massmigration_pace"),
+    path("everything/<slug:verb>/", views.everything, name="massmigration_everything"),
     path(f"do/<slug:verb>/{_ONE}", views.perform, name="massmigration_action"),
 ]

@@ -185,6 +185,8 @@ def test_json_has_all_there_is_to_know(db_alias):
         "stalled_error": "",
         "throttled_until": None,
         "throttled_by": "",
+        "is_all_paused": False,
+        "pace": {},
         "question": "",
         "waiting_since": None,
         "launched_by": "ann",

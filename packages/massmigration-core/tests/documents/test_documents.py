@@ -262,13 +262,13 @@ def test_no_page_is_read_within_a_batchs_transaction(db_alias, migrate, document
 def test_a_batchs_transaction_does_not_read_the_record(db_alias, migrate, documents, monkeypatch):
     documents()
     migrate("7", batch_size=6, on_error="continue")
-    is_running, asked = shards.is_running, []
+    read_run, asked = shards.read_run, []
 
     def noted(job):
         asked.append(connections[db_alias].in_atomic_block)
-        return is_running(job)
+        return read_run(job)
 
-    monkeypatch.setattr(shards, "is_running", noted)
+    monkeypatch.setattr(shards, "read_run", noted)
     api.launch(KEY, db_alias)
 
     assert set(asked) == {False}

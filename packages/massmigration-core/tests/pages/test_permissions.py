@@ -7,7 +7,7 @@ from django.urls import reverse
 
 from massmigration import urls
 from massmigration.migrations import SimpleMigration
-from massmigration.models import FailedObject, MigrationRecord
+from massmigration.models import FailedObject, MigrationRecord, Switch
 from massmigration.states import Status
 from massmigration.verbs import VERBS
 from testsupport.inline_migrations import register
@@ -32,6 +32,8 @@ GETS = {
     "status": "view",
     "failures": "view",
     "history": "view",
+    "pace": "view",
+    "everything": "control",
     "run": "run",
     "delete": "forget",
 }
@@ -48,7 +50,7 @@ POSTS = {
     "forget": "forget",
 }
 UNUSED = {(view, method) for view in [*GETS, "action"] for method in ("post", "put", "patch", "delete")} - {
-    (view, "post") for view in ("run", "failures", "delete", "action")
+    (view, "post") for view in ("run", "failures", "delete", "action", "pace", "everything")
 }
 
 
@@ -105,9 +107,9 @@ def seen(record):
 @pytest.mark.parametrize("view", GETS)
 def test_pages_are_shown_to_those_who_may_see_them(db_alias, name, view):
     make(Status.PAUSED)
-    address = reverse(f"massmigration_{view}", args=[] if view == "manage" else [KEY, db_alias])
+    arguments = {"manage": [], "everything": ["pause-all"]}.get(view, [KEY, db_alias])
 
-    response = client_of(name).get(address)
+    response = client_of(name).get(reverse(f"massmigration_{view}", args=arguments))
 
     assert response.status_code == (200 if is_allowed(name, GETS[view]) else refused(name, view == "status"))
     if response.status_code == 302:
@@ -168,7 +170,8 @@ def test_a_record_is_forgotten_by_those_who_may_forget(db_alias, name):
 @pytest.mark.parametrize(("view", "method"), sorted(UNUSED))
 def test_no_page_takes_a_method_that_it_has_no_use_for(db_alias, name, view, method):
     make(Status.RUNNING)
-    arguments = {"manage": [], "action": ["pause", KEY, db_alias]}.get(view, [KEY, db_alias])
+    others = {"manage": [], "everything": ["pause-all"], "action": ["pause", KEY, db_alias]}
+    arguments = others.get(view, [KEY, db_alias])
 
     response = getattr(client_of(name), method)(reverse(f"massmigration_{view}", args=arguments))
 
@@ -204,6 +207,39 @@ def test_failed_objects_are_mended_by_those_who_may_run(db_alias, name, do):
         MigrationRecord.objects.get().status != Status.FAILED or FailedObject.objects.get().resolved_at is not None
     )
     assert has_changed == is_allowed(name, "run")
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_the_pace_is_changed_by_those_who_may_control(db_alias, name):
+    make(Status.RUNNING)
+    form = {"max_workers": "2", "throttles": "on", "confirmed": "yes", "seen": "{}"}
+
+    response = client_of(name).post(reverse("massmigration_pace", args=[KEY, db_alias]), form)
+
+    may = is_allowed(name, "control")
+    assert MigrationRecord.objects.get().pace == ({"max_workers": 2} if may else {})
+    assert response.status_code == (302 if may else refused(name))
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_everything_is_paused_by_those_who_may_control(db_alias, name):
+    response = client_of(name).post(reverse("massmigration_everything", args=["pause-all"]))
+
+    assert Switch.objects.filter(is_on=True).exists() == is_allowed(name, "control")
+    assert response.status_code == (302 if is_allowed(name, "control") else refused(name))
+
+
+@pytest.mark.parametrize("address", [("pace", KEY, "default"), ("everything", "pause-all")])
+def test_a_pace_or_a_pause_of_everything_without_a_token_changes_nothing(db_alias, address):
+    make(Status.RUNNING)
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("ann"))
+    form = {"max_workers": "2", "throttles": "on", "confirmed": "yes", "seen": "{}"}
+
+    response = client.post(reverse(f"massmigration_{address[0]}", args=address[1:]), form)
+
+    assert response.status_code == 403
+    assert (MigrationRecord.objects.get().pace, Switch.objects.exists()) == ({}, False)
 
 
 @pytest.mark.parametrize(

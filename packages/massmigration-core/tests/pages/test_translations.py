@@ -17,7 +17,7 @@ from testsupport.inline_migrations import register
 from testsupport.live_server import project as served
 from testsupport.testapp.models import Item
 
-VIEWS = ("detail", "run", "failures", "history", "delete")
+VIEWS = ("detail", "run", "failures", "history", "pace", "delete")
 HOUR = timezone.timedelta(hours=1)
 DATA = {
     *("testapp", "adhoc", "old", "Item", "ann", "massmigration", "backends", "dummy", "DummyBackend"),
@@ -91,8 +91,8 @@ def test_every_text_of_the_pages_can_be_translated(db_alias, settings, monkeypat
         pages = [client.get(address) for address in [reverse("massmigration_manage") + "?q=adhoc", *addresses.values()]]
         pages.append(client.post(addresses["run"], {"dry_run": "1", "size": "2"}))
 
-    assert [page.status_code for page in pages] == [200] * 7
-    assert [untranslated(text_of(page)) for page in pages] == [set()] * 7
+    assert [page.status_code for page in pages] == [200] * 8
+    assert [untranslated(text_of(page)) for page in pages] == [set()] * 8
 
 
 @pytest.mark.parametrize("page", ["add", "confirm"])

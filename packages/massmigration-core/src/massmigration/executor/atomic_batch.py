@@ -31,7 +31,7 @@ from massmigration.executor.processors import Processor
 from massmigration.executor.statements import no_implicit_commit, watched
 from massmigration.jobs import Job
 from massmigration.recorder import events, failures, shards
-from massmigration.recorder.shards import Checkpoint, Claim, FencedTransaction, RolledBack, Stopped, fenced_transaction
+from massmigration.recorder.shards import Checkpoint, Claim, FencedTransaction, RolledBack, fenced_transaction
 
 logger = logging.getLogger(__name__)
 
@@ -368,8 +368,7 @@ class DocumentBatchRunner(AtomicBatchRunner):
             logger.info("A batch of %s was too large; trying again with %s rows.", self._stage.name, self._pace.size)
 
     def _once(self, claim: Claim) -> Outcome:
-        if not shards.is_running(claim.job):
-            raise Stopped
+        shards.check_runs(claim)
         limit = self._limit or self._pace.size
         try:
             self._call_user_code(lambda: self._processor.prefetch_keys(claim, limit), claim)

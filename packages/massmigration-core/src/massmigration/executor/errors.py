@@ -21,7 +21,7 @@ from massmigration.executor.batch_size import AdaptiveBatchSize
 from massmigration.executor.outcomes import Batch, BatchEnd, Outcome, fail_batch
 from massmigration.recorder import failures, shards, waits
 from massmigration.recorder.failures import Stall
-from massmigration.recorder.shards import Claim, RolledBack, Stopped
+from massmigration.recorder.shards import Claim, PaceChanged, RolledBack, Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def run_with_retries(runner: BatchRunner, claim: Claim, pace: AdaptiveBatchSize,
         started = time.monotonic()
         try:
             return runner.run(claim)
-        except Stopped:
+        except (Stopped, PaceChanged):
             return Outcome(end=BatchEnd.STOPPED, claim=claim)
         except NotNow as raised:
             return _put_off(runner, claim, raised)
@@ -314,7 +314,7 @@ def _put_off(runner: BatchRunner, claim: Claim, raised: NotNow) -> Outcome:
         _renew_connection(claim)
         return fail_batch(again, DDLInBatch(advice))
     delay = delay_of(raised)
-    if not waits.keep(again, delay, f"the operation: {text.line(raised)}"[:MAX_REASON]):
+    if not waits.keep(again, delay, f"{waits.OF_OPERATION}{text.line(raised)}"[:MAX_REASON]):
         return Outcome(end=BatchEnd.LOST, claim=again)
     return Outcome(end=BatchEnd.NOT_NOW, claim=again, wait=delay)
 

@@ -45,7 +45,7 @@ from massmigration.executor.work_stealing import steal
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
-from massmigration.recorder import events, failures, records, shards
+from massmigration.recorder import events, failures, records, shards, stops
 from massmigration.recorder.shards import Claim
 from massmigration.signals import migration_progressed
 from massmigration.states import Status
@@ -58,6 +58,9 @@ INTERVAL = 1.0
 CLAIM_TRIES = 3
 CLAIM_BACK_OFF = 1.0
 """The maximum number of seconds between two attempts to claim a shard in a document database."""
+
+ROOM_WAIT = dt.timedelta(seconds=2)
+"""The delay of a job that could not claim its shard because the pace allows no further worker."""
 
 HELD = dt.timedelta(seconds=5)
 """The maximum time for which a worker holds a throttled job if the queue cannot delay it."""
@@ -200,8 +203,7 @@ def _run_shard(
         if outcome.end is BatchEnd.DONE or outcome.claim.cursor != claim.cursor:
             failures.clear_record_stall(job)
         if outcome.end is BatchEnd.DONE:
-            can_steal = shards.can_skip_locked(job.db_alias)
-            claim = steal(job, stages[job.stage], transport, worker_name()) if can_steal else None
+            claim = _next_claim(outcome.claim, stages[job.stage], transport)
             if claim is None:
                 finish(job, stages, transport)
                 return None
@@ -217,6 +219,20 @@ def _run_shard(
             held = delay if outcome.end is BatchEnd.BUSY or delay is None else _piece(delay, transport)
             return _delivery(job.continued(), held, transport)
         claim = _claim(job)
+
+
+def _next_claim(claim: Claim, stage: Stage, transport: Transport) -> Claim | None:
+    """Return a claim of another shard after the claim's shard is done, or None.
+
+    If the pace limits the workers, the jobs of other shards wait for this worker's place.
+    """
+    job = claim.job
+    if claim.pace.max_workers and not transport.stop_requested():
+        for waiting in shards.waiting_for_room(job):
+            found = _claim(waiting)
+            if found is not None:
+                return found
+    return steal(job, stage, transport, worker_name()) if shards.can_skip_locked(job.db_alias) else None
 
 
 def _release(claim: Claim, delay: dt.timedelta | None, transport: Transport) -> bool:
@@ -276,7 +292,8 @@ def _lost_claim(job: Job, stages: Sequence[Stage], transport: Transport) -> Deli
     if transport.supports_delay:  # without delays, a worker would hold the job before it is sent
         job = shards.waiting_job(job)
     if not state.throttle_left:
-        return Delivery(job=job, delay=max(settings.LEASE / 4, state.lease_left))
+        wait = _piece(ROOM_WAIT, transport) if state.is_full else settings.LEASE / 4
+        return Delivery(job=job, delay=max(wait, state.lease_left))
     until, by = state.throttled_until, state.throttled_by
     logger.info("Shard %s of migration %s is throttled until %s by %s.", job.shard, job.key, until, by)
     return _delivery(job, _piece(max(state.throttle_left, state.lease_left), transport), transport)
@@ -302,6 +319,8 @@ def _work(
         reporter = ProgressReporter()
         throttle = throttle_of(stage, claim)
         while True:
+            if claim.pace.stops and not _may_continue(claim, pace):
+                return Outcome(end=BatchEnd.STOPPED, claim=claim)
             wait = throttle.before(claim, pace, transport.stop_requested) if throttle else NO_TIME
             if wait:
                 return Outcome(end=BatchEnd.MORE, claim=claim, wait=wait)
@@ -332,18 +351,27 @@ def _work(
         raise
 
 
+def _may_continue(claim: Claim, pace: AdaptiveBatchSize) -> bool:
+    """Pause the migration if it was requested for a part of the run that is over. Otherwise cap the next batch."""
+    left = stops.check(claim)
+    if left is not None:
+        pace.cap(left)
+    return left is None or left > 0
+
+
 def _pace(claim: Claim, stage: Stage) -> AdaptiveBatchSize:
-    db_alias, size = claim.job.db_alias, claim.batch_size
+    db_alias, size, given = claim.job.db_alias, claim.batch_size, claim.pace
     if not isinstance(stage, MappedStage):
         return AdaptiveBatchSize(db_alias, size=size, max_size=settings.MAX_BATCH_SIZE, fixed_size=None)
+    largest = given.max_batch_size or max_size_of(stage)
     return AdaptiveBatchSize(
         db_alias,
         size=size,
-        max_size=max_size_of(stage),
-        fixed_size=stage.batch_size,
+        max_size=min(max_size_of(stage), largest),
+        fixed_size=stage.batch_size and min(stage.batch_size, largest),
         first_size=stage.first_batch_size,
         is_set=bool(stage.operation_batch),
-        duration=stage.batch_duration,
+        duration=given.batch_duration or stage.batch_duration,
         max_growth=stage.max_batch_growth,
     )
 

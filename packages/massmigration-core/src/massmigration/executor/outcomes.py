@@ -24,7 +24,7 @@ class BatchEnd(Enum):
     MORE = "the shard has further rows"
     DONE = "the shard is done"
     FAILED = "an object failed; everything before it is committed"
-    STOPPED = "the record is not running this attempt"
+    STOPPED = "the record is not running this attempt, everything is paused, or the pace has changed"
     LOST = "another worker owns the shard"
     NOT_NOW = "the operation asked to be called later"
     BUSY = "the database refused several times; try later"

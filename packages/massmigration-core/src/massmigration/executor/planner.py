@@ -17,7 +17,7 @@ from massmigration.executor.errors import OperationRaised, operation_blamed
 from massmigration.executor.transport import Transport
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.paging.sharding import SINGLE_SHARD, ShardPlan
-from massmigration.recorder import records, shards
+from massmigration.recorder import records, shards, switch
 from massmigration.recorder.events import announce
 from massmigration.signals import migration_started, migration_waiting
 from massmigration.states import ACTIVE
@@ -43,7 +43,7 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
     if record.stage != job.stage:
         logger.info("Dropped %s: its stage is over.", job)
         return None
-    if record.status not in ACTIVE:
+    if record.status not in ACTIVE or switch.get(job.db_alias):
         return None
     stage = stages[job.stage]
     if isinstance(stage, WaitStage) and not record.is_planned:

@@ -20,10 +20,11 @@ from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.dialects import dialect_of
 from massmigration.exceptions import InvalidTransition
 from massmigration.executor.batch_size import AdaptiveBatchSize
+from massmigration.pace import Pace
 from massmigration.recorder import records, waits
 from massmigration.recorder.shards import Claim
 from massmigration.states import Status
-from massmigration.throttling import CompletedBatch, MaxRowsPerSecond, Pause, Request, Wait
+from massmigration.throttling import CompletedBatch, MaxRowsPerSecond, OnlyBetween, Pause, Request, Wait
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Throttle:
         self._held_by = claim.throttled_by if claim.has_waited else ""
         """The throttle, with its reason, whose wait has just ended; empty after a batch."""
 
-        found = [(name_of(given), _found(given)) for given in [*settings.THROTTLE, *stage.throttle]]
+        found = [(name_of(given), _found(given)) for given in _given(stage, claim.pace)] + _of_pace(claim.pace)
         self._limits = [(throttle, name) for name, throttle in found if isinstance(throttle, MaxRowsPerSecond)]
         # Every batch reads the record's row, and in a document database other workers cannot write it meanwhile.
         self._takes_slots = not dialect_of(claim.job.db_alias).reads_block_writes
@@ -175,7 +176,18 @@ class Throttle:
 
 def throttle_of(stage: Stage, claim: Claim) -> Throttle | None:
     """Return the throttles for a claim, or None if there are none."""
-    return Throttle(stage, claim) if settings.THROTTLE or stage.throttle else None
+    return Throttle(stage, claim) if _given(stage, claim.pace) or _of_pace(claim.pace) else None
+
+
+def _given(stage: Stage, pace: Pace) -> list[Given]:
+    return [*settings.THROTTLE, *stage.throttle] if pace.throttles else []
+
+
+def _of_pace(pace: Pace) -> list[tuple[str, Any]]:
+    """Return the throttles that the pace itself asks for, with the name that operators see."""
+    found: list[Any] = [MaxRowsPerSecond(pace.max_rows_per_second)] if pace.max_rows_per_second else []
+    found += [OnlyBetween(*pace.window)] if pace.window else []
+    return [(f"pace {type(throttle).__name__}", throttle) for throttle in found]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,9 +57,12 @@ was_faked; is_allowed (on this database); file (found, missing, broken); file_er
 stages); changed (rows of all stages; null if unknown); fraction (of the stage, 0 to 1, or null); rate (objects per
 second, or null); seconds_left (or null); stalled_since (ISO 8601, or null), stalled_tries, stalled_error (since when
 the work fails, in how many rounds, and the last error); throttled_until (ISO 8601, or null), throttled_by (the throttle
-that keeps workers from all shards); question (what an operator must confirm; empty unless waiting), waiting_since (ISO
-8601, or null); launched_by (the actor); launched_at, started_at, finished_at (ISO 8601, or null);
-last_error; has_code_changed (whether a worker runs another version of the file than the attempt started with).
+that keeps workers from all shards); is_all_paused (whether everything is paused on the database); pace (an object with
+what operators have set while it runs: batch_duration in seconds, max_batch_size, max_rows_per_second, max_workers,
+window, throttles; stop_at_rows, stop_at of a requested stop; without a name: not set); question (what an operator must
+confirm; empty unless waiting), waiting_since (ISO 8601, or null); launched_by (the actor); launched_at, started_at,
+finished_at (ISO 8601, or null); last_error; has_code_changed (whether a worker runs another version of the file than
+the attempt started with).
 """
 
 
@@ -128,6 +131,8 @@ def as_json(entry: MigrationStatus) -> dict[str, Any]:
         "stalled_error": progress.stalled_error if progress else "",
         "throttled_until": _time(progress.throttled_until) if progress else None,
         "throttled_by": progress.throttled_by if progress else "",
+        "is_all_paused": progress.is_all_paused if progress else False,
+        "pace": progress.pace.as_json() if progress else {},
         "question": entry.question,
         "waiting_since": _time(record.waiting_since) if record else None,
         "launched_by": record.launched_by if record else "",

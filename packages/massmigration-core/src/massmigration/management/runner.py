@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import time
 from collections.abc import Callable, Sequence
 
@@ -41,6 +42,21 @@ TRIES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Stop:
+    """A stop that the command line requests for a part of a run."""
+
+    rows: int | None
+    time: dt.timedelta | None
+
+    @classmethod
+    def of(cls, rows: int | None, seconds: int | None) -> Stop | None:
+        """Return the stop, or None if there is none."""
+        if rows is None and seconds is None:
+            return None
+        return cls(rows=rows, time=None if seconds is None else dt.timedelta(seconds=seconds))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options of the command line for running one migration."""
 
@@ -53,6 +69,9 @@ class RunOptions:
 
     skips_blocked: bool = False
     """Whether to skip a migration that was not named and whose dependencies are not applied."""
+
+    stop: Stop | None = None
+    """When the migration is to pause by itself; None: when it has ended."""
 
 
 class MigrationRunner:
@@ -117,6 +136,7 @@ class MigrationRunner:
     def _begin(self, current: Progress | None, *, is_named: bool) -> bool:
         """Launch or continue the migration. Return whether to watch it now."""
         if self._options.verb is not None:
+            self._request_stop()
             self._options.verb(self._key, self._db_alias)
             return True
         for left in reversed(range(TRIES)):
@@ -139,6 +159,8 @@ class MigrationRunner:
             return False
         if status is Status.WAITING:
             return False
+        if current is not None:
+            self._request_stop()
         if current is not None and current.is_active:
             what = "joining in" if self._runs_here and current.is_managed else "watching it"
             self._bar.note(f"{self._key} is already {current.status.value}; {what}.")
@@ -146,9 +168,18 @@ class MigrationRunner:
             return True
         if current is not None:
             self._bar.note(f"{self._key} {_WAS[current.status]}; continuing from where it stopped.")
-        verb = {None: api.launch, Status.PAUSED: api.resume}.get(status, api.retry)
-        verb(self._key, self._db_alias)
+        if status is None:
+            stop = self._options.stop
+            options = {"stop_after_rows": stop.rows, "stop_after_time": stop.time} if stop else {}
+            api.launch(self._key, self._db_alias, **options)  # type: ignore[arg-type]
+        else:
+            (api.resume if status is Status.PAUSED else api.retry)(self._key, self._db_alias)
         return True
+
+    def _request_stop(self) -> None:
+        stop = self._options.stop
+        if stop is not None:
+            api.stop_after(self._key, self._db_alias, rows=stop.rows, time=stop.time)
 
     def _told_waiting(self, current: Progress) -> str:
         question = question_of(self._migration, current.stage) or "its file has changed since; cancel and retry it"
@@ -303,6 +334,13 @@ class MigrationRunner:
                 f"Fix the cause, then retry from where it stopped: {self._command()}",
                 returncode=EXIT_FAILED_OBJECTS if failed else 1,
             )
+        if last.status is Status.PAUSED and self._options.stop and not last.pace.stops:
+            rows = f" after {counted(last.done, 'row')}" if last.total is None or last.done else ""
+            raise CommandError(
+                f"{self._key} has paused by itself{rows}, as requested. Check the result, then continue with: "
+                f"{self._command()}",
+                returncode=EXIT_RESUMABLE,
+            )
         raise CommandError(
             f"{self._key} was {last.status.value} by another user or process. To continue: {self._command()}",
             returncode=EXIT_RESUMABLE,
@@ -324,7 +362,9 @@ class RunSeries:
         is_local: bool = False,
         workers: int = 1,
         is_detached: bool = False,
+        stop: Stop | None = None,
     ) -> None:
+        self._stop = stop
         self._bar = bar
         self._write = write
         self._is_local = is_local
@@ -348,6 +388,7 @@ class RunSeries:
                     is_detached=self._is_detached,
                     verb=verb,
                     skips_blocked=self._is_detached or bool(waiting),
+                    stop=self._stop,
                 )
                 runner = MigrationRunner(migration, options, bar=self._bar, interrupts=interrupts, write=self._write)
                 if text := runner.run(is_named=is_named):

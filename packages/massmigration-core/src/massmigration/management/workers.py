@@ -143,7 +143,7 @@ class LocalWorkers:
     def __init__(self, key: str, db_alias: str) -> None:
         self._key = key
         self._db_alias = db_alias
-        self._joined: tuple[str, int] | None = None
+        self._joined: tuple[str, int, bool] | None = None
         self._sent_at = float("-inf")
         self._is_quiet = False
         pool.resume()
@@ -154,10 +154,12 @@ class LocalWorkers:
         Send jobs again if the threads are idle while shards wait for a worker, because the next job of a shard is in
         the process that had the shard. Send nothing while throttles keep workers from all shards.
         """
-        stage = (current.attempt_id, current.stage)
+        stage = (current.attempt_id, current.stage, current.is_all_paused)
         has_waited = time.monotonic() - self._sent_at > JOIN_INTERVAL
         needs_jobs = stage != self._joined or (current.waiting and has_waited)
-        if needs_jobs and not current.throttle and pool.wait_until_quiet(0):
+        if current.is_all_paused:
+            self._joined = stage
+        elif needs_jobs and not current.throttle and pool.wait_until_quiet(0):
             api.send(self._key, self._db_alias)
             self._joined, self._sent_at = stage, time.monotonic()
         worker.run_periodically(self._db_alias)

@@ -38,6 +38,19 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="Switch",
+            fields=[
+                ("name", models.CharField(max_length=32, primary_key=True, serialize=False)),
+                ("is_on", models.BooleanField(default=False)),
+                ("changed_at", massmigration.dialects.times.UtcDateTimeField()),
+                ("changed_by", models.CharField(blank=True, max_length=255)),
+                ("reason", models.TextField(blank=True)),
+            ],
+            options={
+                "abstract": False,
+            },
+        ),
+        migrations.CreateModel(
             name="MigrationRecord",
             fields=[
                 (
@@ -165,6 +178,10 @@ class Migration(migrations.Migration):
                         help_text="When MaxRowsPerSecond allows the next batch; each batch moves it by its rows.",
                         null=True,
                     ),
+                ),
+                (
+                    "pace",
+                    models.JSONField(blank=True, default=dict, help_text="What operators have set while it runs."),
                 ),
             ],
             options={

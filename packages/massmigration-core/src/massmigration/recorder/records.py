@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextvars import ContextVar
 
 from django.db import IntegrityError
 from django.db.models import F, Max, Sum
@@ -24,6 +26,21 @@ from massmigration.states import ACTIVE, FINAL, Status, sources_of
 
 MOVE_TRIES = 5
 """The number of times a transition is retried if another process moved the record between its read and UPDATE."""
+
+
+_after_insert: ContextVar[Callable[[MigrationRecord], None]] = ContextVar(
+    "massmigration_after_insert", default=lambda record: None
+)
+
+
+@contextlib.contextmanager
+def after_insert(call: Callable[[MigrationRecord], None]) -> Iterator[None]:
+    """Call a function in the transaction that inserts a record in this block."""
+    token = _after_insert.set(call)
+    try:
+        yield
+    finally:
+        _after_insert.reset(token)
 
 
 def get(db_alias: str, key: str) -> MigrationRecord | None:
@@ -97,6 +114,7 @@ def _insert(db_alias: str, record: MigrationRecord, verb: str, *, actor: str) ->
             ShardRecord.objects.using(db_alias).filter(record_id=record.key).delete()
             failures.delete_all(db_alias, record.key)
             events.add(db_alias, record.key, verb, attempt_id=record.attempt_id, actor=actor, to_status=record.status)
+            _after_insert.get()(record)
     except IntegrityError:
         other = get(db_alias, record.key) or record
         raise AlreadyLaunched(already_launched(db_alias, other)) from None

@@ -21,7 +21,8 @@ from massmigration.dialects.errors import is_conflict, is_document_contention
 from massmigration.dialects.times import DatabaseNow
 from massmigration.exceptions import BatchInFlight, LostShard
 from massmigration.jobs import Job, JobKind
-from massmigration.models import FailedObject, MigrationRecord, ShardRecord
+from massmigration.models import FailedObject, MigrationRecord, ShardRecord, all_paused
+from massmigration.pace import NO_PACE, Pace
 from massmigration.states import Status
 
 _M = TypeVar("_M", bound=Model)
@@ -114,6 +115,9 @@ class Claim:
     is_stalled: bool = False
     """Whether a round without progress is recorded."""
 
+    pace: Pace = NO_PACE
+    """The pace of the migration when the shard was claimed. No batch starts after it has changed."""
+
     @property
     def after(self) -> list[Any] | None:
         """The key that the next batch starts after."""
@@ -152,6 +156,20 @@ class ShardState:
     throttle_left: dt.timedelta = dt.timedelta(0)
     throttled_until: dt.datetime | None = None
     throttled_by: str = ""
+    is_full: bool = False
+    """Whether the pace allows no further worker."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What the record says about an attempt and its stage, read by one statement."""
+
+    is_running: bool
+    """Whether the record runs this attempt and stage, and not everything is paused."""
+
+    pace: Pace = NO_PACE
+    now: dt.datetime | None = None
+    """The database's time, or None if there is no such attempt and stage."""
 
 
 def open_shards(job: Job) -> list[Job]:
@@ -170,12 +188,21 @@ def job_for(job: Job, index: int, ticket: uuid.UUID | None) -> Job:
 
 
 def is_running(job: Job) -> bool:
-    """Return whether the record runs this attempt and stage."""
-    return (
-        MigrationRecord.objects.using(job.db_alias)
-        .filter(key=job.key, attempt_id=job.attempt_id, stage=job.stage, status=Status.RUNNING)
-        .exists()
-    )
+    """Return whether the record runs this attempt and stage, and not everything is paused."""
+    return read_run(job).is_running
+
+
+def read_run(job: Job) -> Run:
+    """Read the status and the pace of the record, and the switch that pauses everything."""
+    mine = _mine(job).values_list("status", "pace", all_paused(job.db_alias), DatabaseNow())
+    for status, pace, is_all_paused, now in mine:
+        return Run(is_running=status == Status.RUNNING and not is_all_paused, pace=Pace.of(pace), now=now)
+    return Run(is_running=False)
+
+
+def _mine(job: Job) -> Any:
+    records = MigrationRecord.objects.using(job.db_alias).order_by()
+    return records.filter(key=job.key, attempt_id=job.attempt_id, stage=job.stage)
 
 
 def _shards(job: Job) -> Any:
@@ -185,14 +212,24 @@ def _shards(job: Job) -> Any:
 def claim(job: Job, worker: str) -> Claim | None:
     """Take the shard's lease and write the job's ticket. Return None if that is not possible.
 
-    It needs a lease that is free or expired, a row that no batch has locked, no unfinished wait of a throttle, and no
-    later job that has claimed the shard.
+    It needs a lease that is free or expired, a row that no batch has locked, no unfinished wait of a throttle, no later
+    job that has claimed the shard, a record that runs while not everything is paused, and fewer workers than the pace
+    allows.
     """
     token = uuid.uuid4()
-    # In a document database, the owner cannot write what this transaction has read.
-    if dialect_of(job.db_alias).reads_block_writes and not _shards(job).filter(LEASE_FREE, is_done=False).exists():
+    run = read_run(job)
+    if not run.is_running:
         return None
+    is_limited = run.pace.max_workers is not None
+    # In a document database, the owner cannot write what this transaction has read.
+    if dialect_of(job.db_alias).reads_block_writes:
+        if not _shards(job).filter(LEASE_FREE, is_done=False).exists() or is_full(job, run.pace):
+            return None
+        is_limited = False
     with engine_transaction(job.db_alias):
+        # If the pace limits the workers, claims wait for each other. Of two that count at once, one would be too many.
+        if is_limited and (_mine(job).select_for_update().first() is None or is_full(job, run.pace)):
+            return None
         shard = skip_locked(_shards(job)).first()
         if shard is None:
             return None
@@ -216,7 +253,30 @@ def claim(job: Job, worker: str) -> Claim | None:
         if not claimed:
             return None
     until, beat = shard.throttled_until, shard.heartbeat_at
-    return claim_of(job, shard, token, has_waited=until is not None and (beat is None or until > beat))
+    has_waited = until is not None and (beat is None or until > beat)
+    return claim_of(job, shard, token, run.pace, has_waited=has_waited)
+
+
+def is_full(job: Job, pace: Pace) -> bool:
+    """Return whether as many workers as the pace allows hold a lease of other shards of the migration."""
+    if pace.max_workers is None:
+        return False
+    shards = ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, is_done=False)
+    held = shards.filter(lease_until__gt=DatabaseNow()).exclude(stage=job.stage, index=job.shard)
+    return bool(held.order_by().count() >= pace.max_workers)
+
+
+def waiting_for_room(job: Job) -> list[Job]:
+    """Return jobs for the stage's shards that have no worker and are not throttled."""
+    shards = ShardRecord.objects.using(job.db_alias).filter(
+        LEASE_FREE,
+        NOT_THROTTLED,
+        record_id=job.key,
+        attempt_id=job.attempt_id,
+        stage=job.stage,
+        is_done=False,
+    )
+    return [job_for(job, *found) for found in shards.order_by("index").values_list("index", "ticket")]
 
 
 def _turn_of(job: Job) -> Q:
@@ -224,7 +284,7 @@ def _turn_of(job: Job) -> Q:
     return Q(ticket__isnull=True) | Q(ticket__in=[ticket for ticket in (job.ticket, job.after) if ticket])
 
 
-def claim_of(job: Job, shard: ShardRecord, token: uuid.UUID, *, has_waited: bool = False) -> Claim:
+def claim_of(job: Job, shard: ShardRecord, token: uuid.UUID, pace: Pace, *, has_waited: bool = False) -> Claim:
     """Return the claim of the owner of this token, from a shard that was just read."""
     failures = FailedObject.objects.using(job.db_alias).filter(
         record_id=job.key, stage=job.stage, shard=job.shard, resolved_at=None, is_behind_cursor=False
@@ -248,6 +308,7 @@ def claim_of(job: Job, shard: ShardRecord, token: uuid.UUID, *, has_waited: bool
         failed=shard.failed,
         consecutive_failures=shard.consecutive_failures,
         is_stalled=shard.stalled_since is not None,
+        pace=pace,
     )
 
 
@@ -265,23 +326,24 @@ def is_current(claim: Claim) -> bool:
 def read_again(claim: Claim) -> Claim | None:
     """Read the shard again. Return None if this worker no longer owns it. Needed after a commit without a response."""
     shard = _shards(claim.job).filter(attempt_id=claim.job.attempt_id, lease_token=claim.token, is_done=False).first()
-    return claim_of(claim.job, shard, claim.token) if shard else None
+    return claim_of(claim.job, shard, claim.token, claim.pace) if shard else None
 
 
 def shard_state(job: Job) -> ShardState:
     """Return the state of a shard that could not be claimed."""
-    running = is_running(job)
+    run = read_run(job)
     shard = _shards(job).annotate(now=DatabaseNow()).first()
     if shard is None or str(shard.attempt_id) != job.attempt_id:
         return ShardState(is_running=False, is_done=False)
     return ShardState(
-        is_running=running,
+        is_running=run.is_running,
         is_done=shard.is_done,
         is_replaced=shard.ticket is not None and str(shard.ticket) not in (job.ticket, job.after),
         lease_left=_left(shard.lease_until, shard.now),
         throttle_left=_left(shard.throttled_until, shard.now),
         throttled_until=shard.throttled_until,
         throttled_by=shard.throttled_by,
+        is_full=is_full(job, run.pace),
     )
 
 
@@ -308,6 +370,10 @@ def waiting_job(job: Job) -> Job:
 
 class Stopped(Exception):
     """The record is not running this attempt."""
+
+
+class PaceChanged(Exception):
+    """The pace has changed since the shard was claimed."""
 
 
 class RolledBack(Exception):
@@ -353,26 +419,37 @@ def fenced_transaction(
     Its first statement raises the shard's fence and locks its row until the commit. Its last one is the checkpoint,
     which checks the fence. Leaving the block without either method of `FencedTransaction` is an error.
 
-    `only_if_running`: read the record's status after the first statement.
+    `only_if_running`: read the record's status, its pace and the switch that pauses everything, by one statement after
+    the first one.
     `is_marked`: set a savepoint, with which the checkpoint detects that the user's code has ended the transaction.
     `idle_limit`, `on_hook_errors`: see `engine_transaction`.
 
     Raise `LostShard` if another worker owns the shard or a throttle has asked to wait, `Stopped` if the record is not
-    running this attempt and stage, `RolledBack` at the checkpoint if it is not in the transaction of the first
+    running this attempt and stage or everything is paused, `PaceChanged` if the claim's pace is out of date,
+    `RolledBack` at the checkpoint if it is not in the transaction of the first
     statement.
     """
     db_alias = claim.job.db_alias
     with engine_transaction(db_alias, idle_limit=idle_limit, on_hook_errors=on_hook_errors):
         if not raise_fence(claim):
             raise LostShard
-        if only_if_running and not is_running(claim.job):
-            raise Stopped
+        if only_if_running:
+            check_runs(claim)
         if is_marked:
             dialect_of(db_alias).mark_transaction()
         fenced = FencedTransaction(claim, is_marked=is_marked)
         yield fenced
         if not fenced.has_ended:
             raise RuntimeError("A fenced transaction was left without a checkpoint.")
+
+
+def check_runs(claim: Claim) -> None:
+    """Raise `Stopped` or `PaceChanged` if the claim's next batch may not start."""
+    run = read_run(claim.job)
+    if not run.is_running:
+        raise Stopped
+    if run.pace != claim.pace:
+        raise PaceChanged
 
 
 def raise_fence(claim: Claim) -> bool:

@@ -16,6 +16,9 @@ from massmigration.recorder.shards import Claim
 
 NO_TIME = dt.timedelta(0)
 
+OF_OPERATION = "the operation: "
+"""The beginning of the reason for a wait that the operation asked for, not a throttle."""
+
 SHARE = 0.25
 """The part of the rows that a limit allows per second that all running batches together may contain."""
 

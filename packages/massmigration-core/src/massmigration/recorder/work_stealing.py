@@ -103,6 +103,9 @@ def split(
         if index is None:
             return None
         job = shards.job_for(job, index, None)
+        run = shards.read_run(job)
+        if not run.is_running or shards.is_full(job, run.pace):
+            return None
         shortened = mine.filter(fence=shard.fence, lease_token=shard.lease_token).update(
             upper=middle, fence=F("fence") + 2
         )
@@ -123,7 +126,7 @@ def split(
             next_send_at=DatabaseNow(settings.LEASE),
             ticket=job.ticket,
         )
-    return shards.claim_of(job, taken, token)
+    return shards.claim_of(job, taken, token, run.pace)
 
 
 def _next_index(job: Job) -> int | None:

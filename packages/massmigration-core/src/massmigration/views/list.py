@@ -12,7 +12,7 @@ from django.db import DatabaseError, connections
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
-from massmigration import overview, text
+from massmigration import api, overview, text
 from massmigration.exceptions import RecordsUnreadable
 from massmigration.overview import MigrationStatus, is_applied
 from massmigration.recorder import tables
@@ -93,6 +93,16 @@ class Row:
         return found | ({"broken"} if self.problem else set()) | ({"gone"} if self.is_gone else set())
 
 
+def _paused(problems: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the databases on which everything is paused, with who paused it, when and why."""
+    switches = {db_alias: api.paused_all(db_alias) for db_alias in connections if db_alias not in problems}
+    return [
+        {"db_alias": db_alias, "by": found.changed_by, "at": found.changed_at, "reason": found.reason}
+        for db_alias, found in switches.items()
+        if found
+    ]
+
+
 @page()
 def manage(request: HttpRequest) -> HttpResponse:
     """Show the migrations, filtered by status, app and text."""
@@ -107,6 +117,8 @@ def manage(request: HttpRequest) -> HttpResponse:
     urgent.sort(key=lambda cell: URGENT.index(cell.state))
     context = {
         "title": gettext("Mass migrations"),
+        "paused": _paused(problems),
+        "may_control": may(request, "control"),
         "columns": [{"db_alias": alias, "problem": problems.get(alias, "")} for alias in connections],
         "page": shown,
         "groups": _groups(shown),

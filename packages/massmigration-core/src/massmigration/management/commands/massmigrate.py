@@ -16,7 +16,7 @@ from massmigration.enforcement import registry
 from massmigration.exceptions import BadMigrationFile
 from massmigration.management import output, plan, workers
 from massmigration.management.base import MassMigrationCommand, confirm, confirm_launch, positive
-from massmigration.management.runner import EXIT_FAILED_OBJECTS, RunSeries
+from massmigration.management.runner import EXIT_FAILED_OBJECTS, RunSeries, Stop
 from massmigration.management.selection import select_migrations, unusable_files
 from massmigration.models import MigrationRecord
 from massmigration.recorder import tables
@@ -45,6 +45,14 @@ def check_flags(options: dict[str, Any]) -> None:
         raise CommandError(f"--recover works on all migrations; omit {options['app_label']!r}.")
     if options["fake"] and not options["app_label"]:
         raise CommandError("--fake requires an app label or a migration's key.")
+    stops = [name for name in ("stop_after", "stop_after_time") if options[name]]
+    if stops and [mode for mode in given if mode != "retry_failed"]:
+        raise CommandError(f"{_flag(stops[0])} needs a run, so {_flag(given[0])} has no effect. Omit one of them.")
+    if stops and not (options["name"] or ":" in (options["app_label"] or "")):
+        raise CommandError(
+            f"{_flag(stops[0])} requires the name of one migration, as in: massmigrate shop 0001_slugs "
+            f"{_flag(stops[0])} {'1000' if options['stop_after'] else '60'}"
+        )
     if options["dry_run"] and not (options["name"] or ":" in (options["app_label"] or "")):
         raise CommandError(
             "--dry-run requires the name of one migration, as in: massmigrate --dry-run 10 shop 0001_slugs"
@@ -85,6 +93,15 @@ class Command(MassMigrationCommand):
             metavar="N",
             help="Number of processes to run in, including this one.",
         )
+        parser.add_argument(
+            "--stop-after",
+            type=positive,
+            metavar="ROWS",
+            help="Pause the migration after this number of further rows; each worker processes at most a batch more.",
+        )
+        parser.add_argument(
+            "--stop-after-time", type=positive, metavar="SECONDS", help="Pause the migration after this time."
+        )
         parser.add_argument("--detach", action="store_true", help="Launch the migrations and return at once.")
         parser.add_argument(
             "--no-input", "--noinput", action="store_false", dest="interactive", help="Do not ask for confirmation."
@@ -101,6 +118,7 @@ class Command(MassMigrationCommand):
             is_local=options["local"],
             workers=options["workers"],
             is_detached=options["detach"],
+            stop=Stop.of(options["stop_after"], options["stop_after_time"]),
         )
         if options["recover"]:
             self._series.recover([options["database"]] if options["database"] else list(connections))

@@ -16,19 +16,27 @@ from massmigration.definitions.stages import question_of
 from massmigration.loader import store
 from massmigration.management.base import MassMigrationCommand, confirm, confirm_launch
 from massmigration.management.output import SAMPLE, as_json, detail_lines, details_as_json
+from massmigration.management.pace import add_pace_options, flag, given_pace
 from massmigration.management.runner import RunSeries
 from massmigration.management.selection import select_key
 from massmigration.management.workers import ends_with_process
 from massmigration.models import MigrationRecord
 from massmigration.overview import MigrationStatus
+from massmigration.pace import SETTABLE, shown
 from massmigration.recorder import tables
 from massmigration.states import Status
 from massmigration.verbs import VERBS, Verb
 
 OTHERS = {
+    "pace": "show how fast a migration may run, or change it with the options below, without a deployment",
+    "pause-all": "start no batch of any migration, until resume-all; takes no migration",
+    "resume-all": "end pause-all; takes no migration",
     "recover": "send stuck jobs again, as massmigrate --recover does; takes no migration",
     "status": "show the shards, failed objects and last events of a migration",
 }
+
+
+WITHOUT_MIGRATION = ("recover", "pause-all", "resume-all")
 
 
 class Command(MassMigrationCommand):
@@ -40,7 +48,7 @@ class Command(MassMigrationCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         descriptions = OTHERS | {verb.name: verb.description for verb in VERBS.values()}
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        parser.epilog = "actions:\n" + "\n".join(f"  {name:8} {descriptions[name]}" for name in [*VERBS, *OTHERS])
+        parser.epilog = "actions:\n" + "\n".join(f"  {name:10} {descriptions[name]}" for name in [*VERBS, *OTHERS])
         parser.epilog += "\n  A migration can define more actions; status lists them."
         parser.epilog += (
             "\n\nIf the backend runs jobs in the process that sends them, launch, resume, retry and restart run the\n"
@@ -52,7 +60,7 @@ class Command(MassMigrationCommand):
         parser.add_argument(
             "--database",
             choices=tuple(connections),
-            help='The database to act on. Defaults to "default"; with recover, to all databases.',
+            help='The database to act on. Defaults to "default"; with recover, pause-all and resume-all, to all.',
         )
         parser.add_argument(
             "--format", choices=("text", "json"), default="text", help='With status: "text", the default, or "json".'
@@ -61,9 +69,17 @@ class Command(MassMigrationCommand):
             "--no-input", "--noinput", action="store_false", dest="interactive", help="Do not ask for confirmation."
         )
 
+        add_pace_options(parser)
+
     def run_command(self, options: dict[str, Any]) -> None:
-        if options["action"] == "recover":
-            self._recover(options)
+        changes = given_pace(options)
+        if changes and options["action"] != "pace":
+            given = flag(next(iter(changes)))
+            raise CommandError(f"{given} is an option of the action pace, not of {options['action']}.")
+        if options["action"] in WITHOUT_MIGRATION:
+            if options["app_label"]:
+                raise CommandError(f"{options['action']} works on all migrations; omit {options['app_label']!r}.")
+            self._act_on_all(options["action"], [options["database"]] if options["database"] else list(connections))
             return
         db_alias = options["database"] or DEFAULT_DB_ALIAS
         tables.require(db_alias)
@@ -81,6 +97,9 @@ class Command(MassMigrationCommand):
         if options["action"] == "status":
             entries = overview.read(db_alias, sample=SAMPLE)
             self._show(next(entry for entry in entries if entry.key == key), options["format"])
+            return
+        if options["action"] == "pace":
+            self._pace(key, db_alias, changes, options["format"])
             return
         if options["action"] not in VERBS:
             self._perform_own(options["action"], key, db_alias, is_interactive=options["interactive"])
@@ -125,11 +144,39 @@ class Command(MassMigrationCommand):
         confirm(question, is_interactive=is_interactive)
         return partial(api.proceed, stage=current.stage)
 
-    def _recover(self, options: dict[str, Any]) -> None:
-        if options["app_label"]:
-            raise CommandError(f"recover works on all migrations; omit {options['app_label']!r}.")
-        series = RunSeries(bar=self.bar, write=self.write)
-        series.recover([options["database"]] if options["database"] else list(connections))
+    def _act_on_all(self, action: str, db_aliases: list[str]) -> None:
+        if action == "recover":
+            RunSeries(bar=self.bar, write=self.write).recover(db_aliases)
+            return
+        for db_alias in db_aliases:
+            if len(db_aliases) > 1 and not tables.exist(db_alias):
+                continue
+            if action == "pause-all":
+                has_changed = api.pause_all(db_alias)
+                done = "everything is paused. Batches that have started will still finish. To continue: resume-all"
+                known = "everything was paused already"
+            else:
+                has_changed, known = api.resume_all(db_alias), "nothing was paused by pause-all"
+                done = "no longer paused by pause-all; the migrations continue in the workers of their backends"
+            self.write(f"Database {db_alias!r}: {done if has_changed else known}.")
+
+    def _pace(self, key: str, db_alias: str, changes: dict[str, Any], format: str) -> None:
+        """Show the pace of a migration, after the changes, if there are any."""
+        migration = store.by_key.get(key)
+        if changes:
+            sends = migration is not None and not ends_with_process(migration)
+            found = api.set_pace(key, db_alias, sends=sends, **changes)
+        else:
+            found = api.get_pace(key, db_alias)
+        if format == "json":
+            self.write(json.dumps(found.as_json(), indent=2))
+            return
+        self.write(f"{key} on database {db_alias!r}:")
+        for name in SETTABLE:
+            self.write(f"    {name.replace('_', '-')}: {shown(name, getattr(found, name))}")
+        for name in ("stop_at_rows", "stop_at"):
+            if getattr(found, name) is not None:
+                self.write(f"    {name.replace('_', '-')}: {shown(name, getattr(found, name))}")
 
     def _perform(self, verb: Verb, call: Callable[..., None], key: str, db_alias: str) -> None:
         migration = store.by_key.get(key)
