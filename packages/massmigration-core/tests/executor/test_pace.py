@@ -127,6 +127,16 @@ def test_a_limit_of_rows_holds_from_the_next_batch_on(run, db_alias):
     assert run.record.limited_until is not None  # the third batch has taken a slot
 
 
+def test_a_raised_limit_does_not_wait_for_the_slots_of_the_old_one(run, db_alias):
+    (job,) = run.launch()
+    MigrationRecord.objects.using(db_alias).update(limited_until=DatabaseNow(dt.timedelta(hours=1)))
+
+    api.set_pace(KEY, db_alias, max_rows_per_second=4000)
+    delivery = run.perform(job)
+
+    assert (delivery, run.record.status) == (None, "applied")
+
+
 def test_a_duration_holds_from_the_next_batch_on(run, db_alias, monkeypatch):
     seen = []
     (job,) = run.launch()

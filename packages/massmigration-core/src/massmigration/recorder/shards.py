@@ -167,6 +167,7 @@ class Run:
     is_running: bool
     """Whether the record runs this attempt and stage, and not everything is paused."""
 
+    is_all_paused: bool = False
     pace: Pace = NO_PACE
     now: dt.datetime | None = None
     """The database's time, or None if there is no such attempt and stage."""
@@ -196,7 +197,8 @@ def read_run(job: Job) -> Run:
     """Read the status and the pace of the record, and the switch that pauses everything."""
     mine = _mine(job).values_list("status", "pace", all_paused(job.db_alias), DatabaseNow())
     for status, pace, is_all_paused, now in mine:
-        return Run(is_running=status == Status.RUNNING and not is_all_paused, pace=Pace.of(pace), now=now)
+        is_running = status == Status.RUNNING and not is_all_paused
+        return Run(is_running=is_running, is_all_paused=bool(is_all_paused), pace=Pace.of(pace), now=now)
     return Run(is_running=False)
 
 
@@ -213,12 +215,11 @@ def claim(job: Job, worker: str) -> Claim | None:
     """Take the shard's lease and write the job's ticket. Return None if that is not possible.
 
     It needs a lease that is free or expired, a row that no batch has locked, no unfinished wait of a throttle, no later
-    job that has claimed the shard, a record that runs while not everything is paused, and fewer workers than the pace
-    allows.
+    job that has claimed the shard, and fewer workers than the pace allows. While everything is paused, it is refused.
     """
     token = uuid.uuid4()
     run = read_run(job)
-    if not run.is_running:
+    if run.is_all_paused:
         return None
     is_limited = run.pace.max_workers is not None
     # In a document database, the owner cannot write what this transaction has read.
