@@ -11,7 +11,7 @@ from testsupport.worker_processes import Fleet, wait_until
 pytestmark = pytest.mark.slow
 
 KEY = "testapp:0002_by_object"
-ROWS = 1200
+ROWS = 240
 WORKERS = 4
 BATCH = 5
 
@@ -24,7 +24,7 @@ def fleet(server_alias, monkeypatch):
     with Fleet(server_alias, LEASE=4, BATCH_SIZE=BATCH, MAX_BATCH_SIZE=BATCH, SHARDS=WORKERS) as fleet:
         perform(fleet.launch(KEY))
         for payload, _ in get_backend().sent:
-            fleet.start(payload, pause=0.02)
+            fleet.start(payload, pause=0.05)
         get_backend().clear()
         wait_until(lambda: len(fleet.owners()) == WORKERS and all(shard.processed for shard in shards_of(fleet)))
         yield fleet
@@ -46,9 +46,7 @@ def test_a_change_of_the_pace_reaches_four_workers_within_one_batch(fleet):
     api.set_pace(KEY, fleet.db_alias, max_batch_size=1, actor="ann")
     before = shards_of(fleet)
 
-    wait_until(
-        lambda: all(now.fence - then.fence >= BATCH for then, now in zip(before, shards_of(fleet), strict=True))
-    )
+    wait_until(lambda: all(now.fence - then.fence >= BATCH for then, now in zip(before, shards_of(fleet), strict=True)))
     after = shards_of(fleet)
 
     # One batch of each worker had begun before the change. Each later one has one row.

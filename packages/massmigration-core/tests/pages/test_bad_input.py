@@ -83,6 +83,7 @@ QUERIES = {
     "history": ["page"],
     "run": ["dry_run", "size"],
     "delete": ["typed"],
+    "pace": ["max_workers"],
 }
 VIEWS = [view for view in QUERIES if view != "manage"]
 """The pages of one migration."""
@@ -93,6 +94,8 @@ FORMS = [
     ("failures", {"do": "retry"}, ["ids", "group", "do"]),
     ("failures", {"do": "resolve", "reason": "y"}, ["ids", "group", "reason", "do"]),
     ("delete", {}, ["typed", "seen"]),
+    ("pace", {"throttles": "on"}, ["max_workers", "window", "batch_duration"]),
+    ("pace", {"throttles": "on", "max_workers": "2", "confirmed": "yes"}, ["seen", "throttles"]),
 ]
 UNUSABLE = {"NUL"}
 """Of them, what is no text that a database stores."""
@@ -133,7 +136,7 @@ def fail(db_alias, count=1, status=Status.FAILED, **fields):
 def test_every_address_is_in_these_tables():
     names = {pattern.name for pattern in urls.urlpatterns if pattern.name}
 
-    assert names == {f"massmigration_{view}" for view in [*QUERIES, "action"]}
+    assert names == {f"massmigration_{view}" for view in [*QUERIES, "action", "everything"]}
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -22,7 +22,7 @@ KNOWN = {
 }  # fmt: skip
 """Texts that nobody's data gets into, and what an operator wrote."""
 
-OTHERS = {"massmigration_manage", "massmigration_run", "massmigration_delete", "massmigration_action"}
+OTHERS = {f"massmigration_{view}" for view in ("manage", "run", "delete", "action", "everything")}
 VIEWS = sorted(
     pattern.name.removeprefix("massmigration_")
     for pattern in urls.urlpatterns
