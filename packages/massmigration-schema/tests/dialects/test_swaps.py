@@ -6,6 +6,7 @@ from django.db import DatabaseError, IntegrityError, connections, migrations, mo
 from massmigration_schema.exceptions import ConflictsLeft, LockNotGranted, Refused
 from massmigration_schema.locks import LockLimits
 from testsupport.shop import Change, Reader
+from testsupport.threads import PATIENCE, in_thread
 
 LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
 RENAME = migrations.RenameField("campaign", "description", "about")
@@ -160,6 +161,35 @@ def test_there_is_no_moment_without_triggers(filled):
 
     assert missing == [set()] * 4
     assert change.tables.trigger_texts() == before
+
+
+@pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)
+@pytest.mark.parametrize("action", ["", "ON UPDATE CASCADE"])
+def test_another_key_of_a_parent_deletes_no_child_in_the_middle_of_a_swap(filled, action):
+    (foreign_key,) = filled.definition("shop_note").foreign_keys
+    filled.execute(f"ALTER TABLE shop_note DROP FOREIGN KEY {foreign_key}")
+    filled.execute(
+        f"ALTER TABLE shop_note ADD CONSTRAINT {foreign_key} FOREIGN KEY (campaign_id) REFERENCES campaign (id) "
+        f"ON DELETE CASCADE {action}"
+    )
+    key = filled.execute("SELECT min(id) FROM campaign")[0][0]
+    change = prepared(filled, LIKES)
+    errors = []
+
+    def write(execute, sql, params, many, context):
+        if sql.startswith("RENAME TABLE"):  # foreign keys of other tables refer to the new one
+            move = in_thread(filled.execute, f"UPDATE campaign SET id = 700 WHERE id = {key}")
+            errors.append(type(move.exception(PATIENCE)))
+        return execute(sql, params, many, context)
+
+    with connections[filled.db_alias].execute_wrapper(write):
+        swap(change)
+
+    assert errors == [type(None) if action else IntegrityError]
+    assert sorted(filled.execute("SELECT campaign_id FROM shop_note")) == sorted(
+        filled.execute("SELECT id FROM campaign")
+    )
+    assert filled.execute("SELECT count(*) FROM campaign WHERE id = 700") == [(1 if action else 0,)]
 
 
 @pytest.mark.parametrize("server_alias", ["mariadb", "mysql"], indirect=True)

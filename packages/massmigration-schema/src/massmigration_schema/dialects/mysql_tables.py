@@ -191,9 +191,12 @@ class BaseMySQLTables(TableBuilder):
             missing = f"IF NOT EXISTS (SELECT 1 FROM {shadow} WHERE {same(new, after)}) THEN {insert} END IF;"
             moved = f"IF NOT ({same(before, after)}) THEN {delete} END IF;"
             return {"del": delete, "upd": f"{update} {moved} {missing}", "ins": insert}
+        # Another key is written in place if the row is there: in the swap, a DELETE would cascade to rows of others. If
+        # the row does not fit, it is still under its old key.
+        moved = f"{update} IF ROW_COUNT() = 0 THEN {insert} ELSE {delete} END IF;"
         return {
             "del": delete,
-            "upd": f"IF {same(before, after)} THEN {update} ELSE {delete} {insert} END IF;",
+            "upd": f"IF {same(before, after)} THEN {update} ELSE {moved} END IF;",
             "ins": insert,
         }
 
