@@ -14,12 +14,15 @@ from typing import Any
 
 import django
 from django.db import DatabaseError, connections, migrations, models, transaction
+from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 
+from massmigration.models import MigrationRecord
 from massmigration_schema.derivation import derive
 from massmigration_schema.dialects.registry import schema_dialect_of
 from massmigration_schema.locks import LockLimits
 from massmigration_schema.migration import OnlineMigration
+from massmigration_schema.models import OnlineChange
 from massmigration_schema.options import Online
 from testsupport import databases
 from testsupport.database_servers import DATABASE_SERVERS
@@ -65,6 +68,31 @@ TABLES = [
         ],
     ),
 ]
+
+
+EVERYTHING = {
+    True: """
+        SELECT 'relation', oid::regclass::text FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|info)'
+        UNION ALL SELECT 'schema', nspname::text FROM pg_namespace WHERE nspname !~ '^pg_'
+        UNION ALL SELECT 'trigger', tgname || tgrelid::regclass FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL SELECT 'function', oid::regprocedure::text FROM pg_proc
+            WHERE pronamespace::regnamespace::text !~ '^(pg_|info)'
+        UNION ALL SELECT 'constraint', conname || conrelid::regclass || pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE connamespace::regnamespace::text !~ '^(pg_|info)'
+        UNION ALL SELECT 'lock', objid::text FROM pg_locks WHERE locktype = 'advisory'
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """,
+    False: """
+        SELECT 'table', table_name FROM information_schema.tables WHERE table_schema = DATABASE()
+        UNION ALL SELECT trigger_name, action_statement FROM information_schema.triggers
+            WHERE trigger_schema = DATABASE()
+        UNION ALL SELECT 'routine', routine_name FROM information_schema.routines WHERE routine_schema = DATABASE()
+        UNION ALL SELECT 'constraint', CONCAT(table_name, constraint_name) FROM information_schema.table_constraints
+            WHERE constraint_schema = DATABASE()
+        UNION ALL SELECT 'lock', IS_FREE_LOCK(CONCAT('massmigration_schema_b85b39_', LEFT(SHA2(DATABASE(), 256), 12)))
+    """,
+}
+"""Queries of what there is in a database, by whether it is PostgreSQL. The tag is that of `shop.0002_change`."""
 
 
 class Shop:
@@ -143,6 +171,13 @@ class Shop:
         with self.connection.schema_editor(collect_sql=collect_sql, atomic=migration.atomic) as editor:
             self.state = migration.apply(self.state.clone(), editor, collect_sql)
         return editor
+
+    def everything(self):
+        """Return all that a change could leave in the database: what it makes, rows of records, and locks."""
+        rows = {tuple(map(str, row)) for row in self.execute(EVERYTHING[self.is_postgresql])}
+        for model, fields in ((OnlineChange, ("key", "step")), (MigrationRecord, ("key", "status"))):
+            rows |= set(model.objects.using(self.db_alias).values_list(*fields))
+        return rows | {key for key in MigrationRecorder(self.connection).applied_migrations() if key[0] == "shop"}
 
     def dump(self, *tables):
         """Return the definitions of tables as the server's own tool writes them."""

@@ -5,6 +5,7 @@ from django.db import migrations, models
 
 from massmigration_schema import guard
 from massmigration_schema.dialects import mysql_catalog
+from massmigration_schema.exceptions import RefusedForReasons
 from testsupport.shop import Change, executed
 
 LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
@@ -285,7 +286,7 @@ TABLES = {"postgresql": POSTGRESQL, "mariadb": MARIADB, "mysql": MYSQL}
     [(alias, case) for alias, cases in TABLES.items() for case in cases],
     indirect=["server_alias"],
 )
-def test_a_table_that_cannot_be_copied_is_refused(shop, restored, case):
+def test_a_table_that_cannot_be_copied_is_refused_and_nothing_is_left(shop, start, restored, case):
     statements, text = TABLES[shop.db_alias][case]
     names = {
         "own": next(iter(shop.definition().foreign_keys)),
@@ -293,8 +294,13 @@ def test_a_table_that_cannot_be_copied_is_refused(shop, restored, case):
     }
     for sql in statements:
         shop.execute(sql.format(**names))
+    before = shop.everything()
 
-    assert texts(shop, LIKES)[case.partition(":")[0]] == text.format(**names)
+    with pytest.raises(RefusedForReasons) as raised:
+        start(LIKES)
+
+    assert (case.partition(":")[0], text.format(**names)) in [(each.code, str(each)) for each in raised.value.reasons]
+    assert shop.everything() == before
 
 
 @pytest.fixture
@@ -382,9 +388,12 @@ def poor(shop, monkeypatch):
     shop.execute(f"DROP USER {name}")
 
 
-def test_missing_privileges_are_named(shop, poor):
-    found = shop.catalog.refusals("campaign")
+def test_missing_privileges_are_named_and_nothing_is_tried(shop, poor):
+    before = shop.everything()
 
+    found = refusals(shop, LIKES)
+
+    assert shop.everything() == before
     listed = (
         "CREATE on the database, CREATE on the schema public, TRIGGER on the table, ownership of the table, "
         "REFERENCES on shop_account, ownership of shop_note"

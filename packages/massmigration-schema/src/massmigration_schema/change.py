@@ -480,18 +480,22 @@ class SchemaChange(BaseMigration):
     def abort(self, db_alias: str, actor: str) -> str:
         """Drop everything that was made, and forget the run. Raise `Refused` after the swap."""
         self._require_no_transaction(db_alias)
+        self._require_not_swapped(db_alias)
         record = MigrationRecord.objects.using(db_alias).filter(key=self.key).first()
         if record is not None and record.status in (Status.QUEUED, Status.RUNNING, Status.PAUSED, Status.WAITING):
             api.cancel(self.key, db_alias, actor=actor)
         with self._verb(db_alias):
-            swap, change = self.swap(db_alias), ledger.get(db_alias, self.key)
-            if swap.is_swapped() or (change is not None and change.is_swapped):
-                raise Refused("online.swapped", f"{self.key} has swapped the tables already. Clean it up instead.")
-            swap.abort()
+            self._require_not_swapped(db_alias)
+            self.swap(db_alias).abort()
             ledger.forget(db_alias, self.key)
         if record is not None:
             api.forget(self.key, db_alias, actor=actor)
         return "Everything that the change has made was dropped. The table is as it was before."
+
+    def _require_not_swapped(self, db_alias: str) -> None:
+        change = ledger.get(db_alias, self.key)
+        if self.swap(db_alias).is_swapped() or (change is not None and change.is_swapped):
+            raise Refused("online.swapped", f"{self.key} has swapped the tables already. Clean it up instead.")
 
     def verify(self, db_alias: str) -> int:
         """Compare all rows now, and return the number of those that differ. Repair them, if all rows are copied."""

@@ -40,6 +40,8 @@ def refusals(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> l
     if derivation.plan is not None:
         found += catalog.refusals_of(derivation)
         found += _taken(derivation, dialect, db_alias)
+    if any(each.code == "online.privileges" for each in found):
+        return found  # among what is missing may be what the comparison needs
     expected = catalog.expected(derivation.app_label, model, derivation.before)
     return [*found, *_drift(table, definition, expected)]
 
