@@ -181,6 +181,83 @@ def test_two_stages_in_a_row_ask_one_after_the_other(db_alias, immediate, monkey
     assert (record(db_alias).status, counts(db_alias)) == (Status.APPLIED, {1})
 
 
+# What is done meanwhile.
+
+
+class Meanwhile(Waiting):
+    """Renames every item while it waits."""
+
+    def get_stages(self):
+        return [self.stage(), self.wait(QUESTION, meanwhile=self.work)]
+
+    def work(self, db_alias):
+        Item.objects.using(db_alias).update(n=F("n") + 10)
+        return dt.timedelta(hours=1)
+
+
+class Raising(Meanwhile):
+    def work(self, db_alias):
+        super().work(db_alias)
+        raise ValueError("Not now.")
+
+
+@pytest.fixture
+def working(db_alias, immediate, monkeypatch):
+    """Return the record of a migration that waits, and does something meanwhile."""
+    register(monkeypatch, Meanwhile)
+    make_items(db_alias, 3)
+    api.launch(KEY, db_alias)
+    return record(db_alias)
+
+
+def test_recovery_calls_what_is_done_meanwhile_when_it_is_due(db_alias, working):
+    assert counts(db_alias) == {1}
+
+    answers = [api.recover(db_alias), api.recover(db_alias)]
+
+    assert (answers, counts(db_alias)) == ([1, 0], {11})
+    MigrationRecord.objects.using(db_alias).update(next_send_at=LONG_AGO)
+    assert (api.recover(db_alias), counts(db_alias)) == (1, {21})
+    assert (record(db_alias).status, record(db_alias).send_count) == (Status.WAITING, 0)
+    assert verbs(db_alias)[-1] != "applied"
+
+
+def test_nothing_is_done_any_more_when_it_has_proceeded(db_alias, working):
+    api.proceed(KEY, db_alias)
+
+    perform(plan_job(working))
+
+    assert (api.recover(db_alias), counts(db_alias)) == (0, {1})
+    assert record(db_alias).status == Status.APPLIED
+
+
+def test_a_job_of_another_attempt_does_nothing_meanwhile(db_alias, working):
+    api.cancel(KEY, db_alias)
+    api.retry(KEY, db_alias)
+
+    perform(plan_job(working))
+
+    assert counts(db_alias) == {1}
+    assert record(db_alias).status == Status.WAITING
+
+
+def test_an_error_meanwhile_is_logged_and_the_migration_waits(db_alias, immediate, monkeypatch, caplog):
+    register(monkeypatch, Raising)
+    make_items(db_alias, 3)
+    api.launch(KEY, db_alias)
+
+    api.recover(db_alias)
+
+    assert (record(db_alias).status, record(db_alias).send_count, counts(db_alias)) == (Status.WAITING, 1, {11})
+    assert "while it waits has failed. Recovery will call it again. Not now." in caplog.text
+    assert api.recover(db_alias) == 0
+
+
+def test_what_is_done_meanwhile_must_be_a_function():
+    with pytest.raises(BadMigrationFile, match="waits with meanwhile = 3; it must be a function"):
+        WaitStage(name="x:1", question=QUESTION, meanwhile=3)
+
+
 @pytest.mark.parametrize("question", ["", " ", None, 3])
 def test_a_question_must_be_a_text(question):
     with pytest.raises(BadMigrationFile, match=r"Migration 'x:1' has a stage that waits with question = "):
@@ -337,8 +414,8 @@ def test_it_does_not_proceed_with_a_stage_that_the_file_does_not_have_any_more(d
 # Recovery.
 
 
-def test_recovery_sends_nothing_while_it_waits(db_alias, waiting, settings):
-    set_record(db_alias, next_send_at=LONG_AGO)
+def test_recovery_sends_nothing_while_it_only_waits(db_alias, waiting, settings):
+    assert waiting.next_send_at is None
 
     assert api.recover(db_alias) == 0
     assert record(db_alias).status == Status.WAITING

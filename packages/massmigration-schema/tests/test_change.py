@@ -10,7 +10,7 @@ from massmigration import api, checks
 from massmigration.definitions.stages import StageContext
 from massmigration.exceptions import ActionRefused, NotNow
 from massmigration.loader import store
-from massmigration.models import Event, FailedObject, ShardRecord
+from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 from massmigration.states import Status
 from massmigration_schema import ledger
 from massmigration_schema.change import SchemaChange
@@ -19,6 +19,7 @@ from testsupport.database_servers import DATABASE_SERVERS
 from testsupport.shop import Change
 from testsupport.shop_app import ShopFile
 from testsupport.threads import PATIENCE, in_thread
+from testsupport.worker_processes import wait_until
 
 LIKES = migrations.AddField("campaign", "likes", models.IntegerField(default=7))
 ABOUT = migrations.RenameField("campaign", "description", "about")
@@ -230,6 +231,85 @@ def test_a_new_verification_lets_a_change_proceed(shop, start):
     assert change.verify(shop.db_alias) == 0
 
     assert proceed(start, change, shop).status is Status.APPLIED
+
+
+def test_all_rows_are_compared_again_while_the_change_waits(shop, start, monkeypatch):
+    shop.fill(30)
+    change, _ = start(LIKES, max_batch_size=7)
+    monkeypatch.setattr("massmigration_schema.change.COMPARED_FOR", 0)
+    verified = age_verification(shop, change)
+    shop.execute(f"UPDATE {Change(shop, LIKES).shadow} SET likes = 8 WHERE name = 'name 17'")
+
+    waits = [change._compare_again(shop.db_alias) for _ in range(4)]
+
+    assert waits == [dt.timedelta(0)] * 4
+    assert ledger.require(shop.db_alias, change.key).comparison["found"] == 1
+    assert ledger.require(shop.db_alias, change.key).verified_at == verified
+    for _ in range(2):  # the last rows, and what is beyond them
+        change._compare_again(shop.db_alias)
+    assert shop.execute(f"SELECT DISTINCT likes FROM {Change(shop, LIKES).shadow}") == [(7,)]
+    assert ledger.require(shop.db_alias, change.key).differences == 1
+    with pytest.raises(Refused, match="The tables were compared at no time"):
+        api.proceed(change.key, shop.db_alias)
+
+    for _ in range(6):
+        change._compare_again(shop.db_alias)
+
+    assert change._compare_again(shop.db_alias) > dt.timedelta(minutes=59)
+    assert proceed(start, change, shop).status is Status.APPLIED
+
+
+def age_verification(shop, change):
+    """Let the last comparison be two hours old."""
+    verified = timezone.now() - dt.timedelta(hours=2)
+    ledger._update(shop.db_alias, change.key, verified_at=verified)
+    return verified
+
+
+def test_a_worker_compares_the_rows_while_the_change_waits(shop, start):
+    shop.fill(3)
+    change, _ = start(LIKES)
+    verified = age_verification(shop, change)
+
+    api.recover(shop.db_alias)
+
+    wait_until(lambda: ledger.require(shop.db_alias, change.key).verified_at > verified)
+    assert api.status(change.key, shop.db_alias).status is Status.WAITING
+
+
+def test_the_comparison_stops_at_once_when_the_operator_proceeds(shop, start):
+    shop.fill(30)
+    change, _ = start(LIKES, max_batch_size=7)
+    age_verification(shop, change)
+    MigrationRecord.objects.using(shop.db_alias).update(status=Status.PAUSED)
+
+    change._compare_again(shop.db_alias)
+
+    first = shop.objects().order_by("pk").values_list("pk", flat=True)[6]
+    assert ledger.require(shop.db_alias, change.key).comparison == {"last": [first], "found": 0}
+
+
+def test_nothing_is_compared_after_the_swap(shop, start):
+    change, _ = start(LIKES, cutover="auto")
+    age_verification(shop, change)
+
+    change._compare_again(shop.db_alias)
+
+    assert ledger.require(shop.db_alias, change.key).comparison == {}
+
+
+def test_many_rows_that_differ_while_it_waits_stop_the_swap(shop, start):
+    shop.fill(5)
+    change, _ = start(LIKES, max_differences=3)
+    age_verification(shop, change)
+    shop.execute(f"UPDATE {Change(shop, LIKES).shadow} SET likes = 8")
+
+    change._compare_again(shop.db_alias)
+    change._compare_again(shop.db_alias)
+
+    assert ledger.require(shop.db_alias, change.key).verified_at is not None
+    with pytest.raises(Refused, match="Verification found 5 rows that differ; allowed: 3"):
+        api.proceed(change.key, shop.db_alias)
 
 
 def test_verification_is_refused_after_the_swap(shop, start):

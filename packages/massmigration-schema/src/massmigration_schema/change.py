@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import functools
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,12 @@ VERIFIED_AT_ONCE = 5_000
 
 LONGEST_WAIT = dt.timedelta(seconds=5)
 NAMED_CONFLICTS = 5
+
+COMPARED_EVERY = dt.timedelta(hours=1)
+"""How often all rows are compared while the change waits for an operator."""
+
+COMPARED_FOR = 5.0
+"""Seconds for which they are compared at once. Then other jobs have their turn, until the next recovery."""
 
 VERIFIED_FOR = dt.timedelta(days=1)
 """How long a comparison of the tables counts for the cutover."""
@@ -148,7 +155,8 @@ class SchemaChange(BaseMigration):
             stages.append(self.mapped(**settle))
         stages.append(self.once(self._make_ready, atomic=False, takes_context=True))
         if self.online.cutover == "manual":
-            stages.append(self.wait(f"Put the new table in the place of {self.app_label}.{self.file.name}'s old one?"))
+            question = f"Put the new table in the place of {self.app_label}.{self.file.name}'s old one?"
+            stages.append(self.wait(question, meanwhile=self._compare_again))
         stages.append(self.once(self._cut_over, atomic=False, takes_context=True))
         return stages
 
@@ -218,12 +226,32 @@ class SchemaChange(BaseMigration):
 
     def _make_ready(self, db_alias: str, context: StageContext) -> None:
         with self._definitions(db_alias, context):
-            self._require_few_differences(db_alias)
+            self._require_few_differences(ledger.require(db_alias, self.key))
+            ledger.record_verified(db_alias, self.key)
             if ledger.run_step(db_alias, self.key, "ready", self.swap(db_alias).make_ready):
                 context.add_event("the new table is ready")
 
-    def _require_few_differences(self, db_alias: str) -> None:
-        change = ledger.require(db_alias, self.key)
+    def _compare_again(self, db_alias: str) -> dt.timedelta:
+        """Compare some of the rows while the change waits, once an hour all of them. Return when more is due."""
+        change, until = ledger.require(db_alias, self.key), time.monotonic() + COMPARED_FOR
+        due = change.verified_at + COMPARED_EVERY - timezone.now() if change.verified_at else dt.timedelta(0)
+        if change.is_swapped or (not change.comparison and due > dt.timedelta(0)):
+            return due
+        found = change.comparison.get("found", 0)
+        for last, count in self._parts(db_alias, change.comparison.get("last")):
+            found += count
+            if last is None:
+                if found:
+                    self._settle_now(db_alias)
+                ledger.end_comparison(db_alias, self.key, found)
+                return dt.timedelta(0) if found else COMPARED_EVERY
+            ledger.keep_comparison(db_alias, self.key, last, found)
+            waiting = MigrationRecord.objects.using(db_alias).filter(key=self.key, status=Status.WAITING)
+            if time.monotonic() >= until or not waiting.exists():
+                break
+        return dt.timedelta(0)
+
+    def _require_few_differences(self, change: OnlineChange) -> None:
         if change.differences_left or change.differences > self.online.max_differences:
             raise Refused(
                 "online.differences",
@@ -232,7 +260,6 @@ class SchemaChange(BaseMigration):
                 "as TRUNCATE on MariaDB and MySQL, or the copy is wrong. Find out what it was, abort the change, and "
                 "start it again.",
             )
-        ledger.record_verified(db_alias, self.key)
 
     def _cut_over(self, db_alias: str, context: StageContext) -> None:
         with self._definitions(db_alias, context):
@@ -270,6 +297,7 @@ class SchemaChange(BaseMigration):
                 "Triggers of the change are gone or were altered, so rows may have been missed. Abort it, and start it "
                 "again.",
             )
+        self._require_few_differences(change)
         catalog = self.dialect(db_alias).catalog(db_alias)
         altered = guard.alterations(catalog, change.table, TableDefinition.from_json(change.definition))
         if altered:
@@ -503,7 +531,7 @@ class SchemaChange(BaseMigration):
         if "triggers" not in change.steps or change.is_swapped:
             when = "any more" if change.is_swapped else "yet"
             raise Refused("online.not_ready", f"{self.key} has no new table {when}.")
-        found = self._compared(db_alias)
+        found = sum(count for _, count in self._parts(db_alias, None))
         if "ready" in change.steps:
             if found:
                 self._settle_now(db_alias)
@@ -511,16 +539,17 @@ class SchemaChange(BaseMigration):
                 ledger.record_verified(db_alias, self.key)
         return found
 
-    def _compared(self, db_alias: str) -> int:
-        rows, found, last = self._origin_rows(db_alias), 0, None
+    def _parts(self, db_alias: str, last: list[Any] | None) -> Iterator[tuple[list[Any] | None, int]]:
+        """Compare the rows after a key. Yield the last key of each part, or None, and how many rows differ in it."""
+        rows = self._origin_rows(db_alias)
         keyset = Keyset.of(rows.model)
         while True:
             keys = list(keyset.rows(keyset.page(rows, last, None))[: self.online.max_batch_size])
             # Beyond the last key, there may be rows in the new table alone.
             upper = encode_key(keys[-1]) if keys else None
-            found += self.rows(db_alias).verify(keyset.page(rows, last, upper))
+            yield upper, self.rows(db_alias).verify(keyset.page(rows, last, upper))
             if upper is None:
-                return found
+                return
             last = upper
 
     @contextlib.contextmanager

@@ -84,6 +84,20 @@ def record_verified(db_alias: str, key: str) -> None:
     _update(db_alias, key, verified_at=timezone.now(), differences_left=0)
 
 
+def keep_comparison(db_alias: str, key: str, last: list[Any], found: int) -> None:
+    """Record how far the comparison is that runs while the change waits, and what it has found."""
+    _update(db_alias, key, comparison={"last": last, "found": found})
+
+
+def end_comparison(db_alias: str, key: str, found: int) -> None:
+    """Record the end of this comparison. If it has found something, the tables count as not compared."""
+    if not found:
+        record_verified(db_alias, key)
+    else:
+        _update(db_alias, key, verified_at=None, differences=models.F("differences") + found)
+    _update(db_alias, key, comparison={})
+
+
 def record_swapped(db_alias: str, key: str, *, triggers: dict[str, str]) -> None:
     """Record the swap. The table may have another change from now on, unless it has triggers of the way back."""
     OnlineChange.objects.using(db_alias).filter(key=key, swapped_at=None).update(

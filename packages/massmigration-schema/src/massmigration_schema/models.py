@@ -23,6 +23,7 @@ class OnlineChange(models.Model):
     server_id = models.CharField(max_length=255, blank=True)
     differences = models.PositiveBigIntegerField(default=0, help_text="Rows that the first verification found.")
     differences_left = models.PositiveBigIntegerField(default=0, help_text="Rows that the second one found.")
+    comparison = models.JSONField(default=dict, help_text="How far the comparison is that runs while it waits.")
     started_at = models.DateTimeField()
     verified_at = models.DateTimeField(null=True)
     swapped_at = models.DateTimeField(null=True)

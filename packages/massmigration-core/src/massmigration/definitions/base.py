@@ -163,9 +163,12 @@ class BaseMigration:
         """
         return MappedStage(**{**self._common_arguments(), **given})
 
-    def wait(self, question: str) -> WaitStage:
-        """Return a stage that waits until an operator has confirmed `question`."""
-        return WaitStage(question=question, **self._common_arguments())
+    def wait(self, question: str, *, meanwhile: Callable[[str], dt.timedelta] | None = None) -> WaitStage:
+        """Return a stage that waits until an operator has confirmed `question`.
+
+        `meanwhile`: called with `db_alias` while it waits. It returns when it wants to be called again.
+        """
+        return WaitStage(question=question, meanwhile=meanwhile, **self._common_arguments())
 
     def _common_arguments(self) -> dict[str, Any]:
         return {"name": self.key, **vars(CommonOptions.of(self))}

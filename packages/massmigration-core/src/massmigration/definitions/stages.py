@@ -230,10 +230,14 @@ class OnceStage(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaitStage(Stage):
-    """A stage that waits for an operator. No worker works on the migration, and no jobs are sent, until it proceeds."""
+    """A stage that waits for an operator. Until it proceeds, no worker works on the migration, except `meanwhile`."""
 
     question: str
     """What the operator must confirm. Shown by commands and pages, and recorded in the history."""
+
+    meanwhile: Callable[[str], dt.timedelta] | None = None
+    """Called with `db_alias` by a worker again and again while the stage waits. It may run twice at the same time, and
+    returns when it wants to be called again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -242,6 +246,11 @@ class WaitStage(Stage):
             raise BadMigrationFile(
                 f"Migration {self.name!r} has a stage that waits with question = {question!r}; it must be a non-empty "
                 "string."
+            )
+        if self.meanwhile is not None and not callable(self.meanwhile):
+            raise BadMigrationFile(
+                f"Migration {self.name!r} has a stage that waits with meanwhile = {self.meanwhile!r}; it must be a "
+                "function."
             )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from massmigration import text
 from massmigration.conf import settings
@@ -20,7 +21,7 @@ from massmigration.paging.sharding import SINGLE_SHARD, ShardPlan
 from massmigration.recorder import records, shards, switch
 from massmigration.recorder.events import announce
 from massmigration.signals import migration_started, migration_waiting
-from massmigration.states import ACTIVE
+from massmigration.states import ACTIVE, Status
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +44,16 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
     if record.stage != job.stage:
         logger.info("Dropped %s: its stage is over.", job)
         return None
-    if record.status not in ACTIVE or switch.get(job.db_alias):
+    if switch.get(job.db_alias):
         return None
     stage = stages[job.stage]
+    if record.status == Status.WAITING and isinstance(stage, WaitStage) and stage.meanwhile is not None:
+        _work_meanwhile(job, stage.meanwhile)
+        return None
+    if record.status not in ACTIVE:
+        return None
     if isinstance(stage, WaitStage) and not record.is_planned:
-        if records.wait(job, stage.question):
+        if records.wait(job, stage.question, has_work=stage.meanwhile is not None):
             announce(migration_waiting, job.key, job.db_alias, question=stage.question)
         return None
     if not record.is_planned:
@@ -65,6 +71,17 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
     else:
         finish(job, stages, transport)
     return None
+
+
+def _work_meanwhile(job: Job, meanwhile: Callable[[str], dt.timedelta]) -> None:
+    try:
+        with operation_blamed(), callables.exits_refused(f"Migration {job.key!r}"):
+            wait = callables.call(meanwhile, job.db_alias)
+    except OperationRaised as raised:
+        told = "The work of migration %s while it waits has failed. Recovery will call it again. %s"
+        logger.warning(told, job.key, text.line(raised.error))
+        return
+    records.put_off(job, wait)
 
 
 def note_unseen(job: Job, *, is_over: bool = False, error: BaseException | None = None) -> None:

@@ -186,8 +186,11 @@ def plan(job: Job, plan: ShardPlan, *, pass_number: int = 0) -> bool:
     return True
 
 
-def wait(job: Job, question: str) -> bool:
-    """Move the record to waiting, unless its stage has proceeded or attempt, stage or status has changed."""
+def wait(job: Job, question: str, *, has_work: bool = False) -> bool:
+    """Move the record to waiting, unless its stage has proceeded or attempt, stage or status has changed.
+
+    `has_work`: recovery sends its job to do something meanwhile.
+    """
     with engine_transaction(job.db_alias):
         records = MigrationRecord.objects.using(job.db_alias)
         status = records.filter(key=job.key).values_list("status", flat=True).first()
@@ -197,7 +200,13 @@ def wait(job: Job, question: str) -> bool:
             stage=job.stage,
             is_planned=False,
             status__in=ACTIVE,
-        ).update(status=Status.WAITING, waiting_since=DatabaseNow(), **NO_STALL)
+        ).update(
+            status=Status.WAITING,
+            waiting_since=DatabaseNow(),
+            next_send_at=DatabaseNow() if has_work else None,
+            send_count=0,
+            **NO_STALL,
+        )
         if waits:
             events.add(
                 job.db_alias,
@@ -209,6 +218,12 @@ def wait(job: Job, question: str) -> bool:
                 detail=question,
             )
     return bool(waits)
+
+
+def put_off(job: Job, wait: dt.timedelta) -> None:
+    """Let recovery send the job of a waiting record again after `wait`, unless it does not wait there any more."""
+    mine = MigrationRecord.objects.using(job.db_alias).filter(key=job.key, attempt_id=job.attempt_id, stage=job.stage)
+    mine.filter(status=Status.WAITING).update(next_send_at=DatabaseNow(wait), send_count=0)
 
 
 def _earlier_passes(job: Job) -> dict[str, int]:

@@ -22,6 +22,9 @@ from massmigration.recorder.shards import (
 )
 from massmigration.states import ACTIVE, Status
 
+SENT = ACTIVE | {Status.WAITING}
+"""The statuses of records whose jobs recovery sends."""
+
 MAX_DOUBLINGS = 6
 """The maximum number of times that the wait between two sendings of a job is doubled: up to 64 leases."""
 
@@ -41,8 +44,10 @@ def take_stuck_jobs(db_alias: str) -> list[StuckJob]:
     """
     if switch.get(db_alias):  # a job that arrives is dropped
         return []
-    records = MigrationRecord.objects.using(db_alias).filter(status__in=ACTIVE, is_managed=True)
-    return [due for record in records for due in _take_record(db_alias, record)]
+    records = MigrationRecord.objects.using(db_alias).filter(status__in=SENT, is_managed=True)
+    # A record that waits for an operator has the time of its next job only if it does something meanwhile.
+    found = [record for record in records if record.status in ACTIVE or record.next_send_at is not None]
+    return [due for record in found for due in _take_record(db_alias, record)]
 
 
 def give_back(item: StuckJob) -> None:
@@ -55,7 +60,7 @@ def give_back(item: StuckJob) -> None:
         shards.update(next_send_at=DatabaseNow(LONG_AGO))
     else:
         records = MigrationRecord.objects.using(job.db_alias).filter(key=job.key, attempt_id=job.attempt_id)
-        records.filter(status__in=ACTIVE).update(next_send_at=DatabaseNow())
+        records.filter(status__in=SENT).update(next_send_at=DatabaseNow())
 
 
 def _take_record(db_alias: str, record: MigrationRecord) -> list[StuckJob]:
@@ -123,7 +128,7 @@ def _take_whole(db_alias: str, record: MigrationRecord, kind: JobKind) -> list[S
             attempt_id=record.attempt_id,
             stage=record.stage,
             is_planned=record.is_planned,
-            status__in=ACTIVE,
+            status__in=SENT,
             next_send_at__lte=DatabaseNow(),
         ).update(next_send_at=DatabaseNow(_wait(locked.send_count)), send_count=F("send_count") + 1)
     return [StuckJob(job=record.job(kind), backend=record.backend)] if taken else []

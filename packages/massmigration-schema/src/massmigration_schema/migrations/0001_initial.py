@@ -55,6 +55,10 @@ class Migration(migrations.Migration):
                     "differences_left",
                     models.PositiveBigIntegerField(default=0, help_text="Rows that the second one found."),
                 ),
+                (
+                    "comparison",
+                    models.JSONField(default=dict, help_text="How far the comparison is that runs while it waits."),
+                ),
                 ("started_at", models.DateTimeField()),
                 ("verified_at", models.DateTimeField(null=True)),
                 ("swapped_at", models.DateTimeField(null=True)),
