@@ -44,13 +44,12 @@ def run(job: Job, stages: Sequence[Stage], transport: Transport) -> Delivery | N
     if record.stage != job.stage:
         logger.info("Dropped %s: its stage is over.", job)
         return None
-    if switch.get(job.db_alias):
+    if record.status not in (*ACTIVE, Status.WAITING) or switch.get(job.db_alias):
         return None
     stage = stages[job.stage]
-    if record.status == Status.WAITING and isinstance(stage, WaitStage) and stage.meanwhile is not None:
-        _work_meanwhile(job, stage.meanwhile)
-        return None
-    if record.status not in ACTIVE:
+    if record.status == Status.WAITING:
+        if isinstance(stage, WaitStage) and stage.meanwhile is not None:
+            _work_meanwhile(job, stage.meanwhile)
         return None
     if isinstance(stage, WaitStage) and not record.is_planned:
         if records.wait(job, stage.question, has_work=stage.meanwhile is not None):
