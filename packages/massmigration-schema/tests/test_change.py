@@ -64,6 +64,27 @@ def test_an_empty_table_can_be_changed(shop, start):
     assert "likes" in shop.definition().columns
 
 
+def test_a_paused_change_keeps_its_triggers_and_is_resumed(shop, start):
+    shop.fill(30)
+    asked = []
+
+    def throttle(batch):
+        asked.append(batch.rows)
+        if sum(asked) == 7:  # after the first batch
+            api.pause("shop:0002_change.schema", shop.db_alias)
+
+    change, paused = start(LIKES, max_batch_size=7, throttle=[throttle])
+    first, *_, last = shop.objects().order_by("pk").values_list("pk", flat=True)
+
+    assert (paused.status, sum(asked)) == (Status.PAUSED, 7)
+    shop.execute("UPDATE campaign SET description = 'written' WHERE id IN (%s, %s)", [first, last])
+    shop.execute("DELETE FROM campaign WHERE id = %s", [first + 1])
+    assert shop.execute(f"SELECT description FROM {Change(shop, LIKES).shadow} WHERE id = {first}") == [("written",)]
+    api.resume("shop:0002_change.schema", shop.db_alias)
+    assert start.wait(change).status is Status.WAITING
+    assert Change(shop, LIKES).wrong(description="description", name="name") == []
+
+
 def test_writes_while_it_waits_are_in_the_new_table(shop, start):
     shop.fill(5)
     change, _ = start(LIKES, ABOUT)

@@ -115,6 +115,9 @@ class PostgreSQLTables(TableBuilder):
             kind, options = self.rows(SEQUENCE, [old])[0]
             if column in new:
                 self.execute(f"ALTER SEQUENCE {verbatim(new[column])} AS {kind}")
+                name = old.rpartition(".")[2]  # the server has chosen the first one that is free in the schema
+                if new[column].rpartition(".")[2] != name:
+                    self.execute(f"ALTER SEQUENCE {verbatim(new[column])} RENAME TO {verbatim(name)}")
                 continue
             # A serial column of an old Django: its default would be the old table's sequence.
             name = f"{self.names.shadow_schema}.{old.rpartition('.')[2]}"
