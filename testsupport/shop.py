@@ -267,9 +267,10 @@ LIMITS = LockLimits(patience=dt.timedelta(seconds=30))
 class Change:
     """The tables of one change, and its rows: copied, settled and compared without the engine."""
 
-    def __init__(self, shop: Shop, *operations: Any) -> None:
+    def __init__(self, shop: Shop, *operations: Any, **options: Any) -> None:
         self.shop = shop
-        self.derivation = shop.derive(*operations)
+        self.catalog = shop.catalog
+        self.derivation = shop.derive(*operations, **options)
         self.plan = self.derivation.required_plan()
         self.swap = shop.dialect.swap(shop.db_alias, self.derivation, LIMITS)
         self.tables = self.swap.tables

@@ -1,4 +1,4 @@
-"""`SchemaChange`, the mass migration that makes the change of one table online."""
+"""`TableChange`, the mass migration that changes one table online, and `SchemaChange`, that of a Django migration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from massmigration_schema.exceptions import ConflictsLeft, Refused, RefusedForRe
 from massmigration_schema.files import SchemaMigrationFile, online_migrations
 from massmigration_schema.models import OnlineChange
 from massmigration_schema.options import Online
-from massmigration_schema.plan import ChangePlan
+from massmigration_schema.plan import ChangePlan, tag_of
 
 COPIED_FIRST = 500
 """Rows in the first batch of the copy. With fewer, the fixed cost of a batch keeps them few on a busy server."""
@@ -67,30 +67,23 @@ STAGES = (
 """The names of the stages, for operators. Without `cutover="manual"`, there is no waiting."""
 
 
-class SchemaChange(BaseMigration):
+class TableChange(BaseMigration):
     """The change of one table: its stages make the new table, fill it, compare it, and put it in place."""
 
     runs_only_by_name = True
     on_fresh_database = "fake"
     on_code_change = "pause"
-
-    def __init__(self, file: SchemaMigrationFile) -> None:
-        super().__init__(file.app_label, f"{file.name}.schema")
-        self.file = file
-        self.online: Online = file.migration.online
+    online: Online
 
     @property
-    def description(self) -> str:
-        return f"Online change of the schema migration {self.app_label}.{self.file.name}"
+    def given_name(self) -> str:
+        """The name by which commands find the change."""
+        return self.name
 
     @property
-    def source_path(self) -> Path | None:
-        return self.file.path
-
-    @functools.cached_property
-    def source_hash(self) -> str:
-        # The statements depend on this package, too.
-        return hashlib.sha256(self.file.source + version("massmigration-schema").encode()).hexdigest()
+    def title(self) -> str:
+        """The name in messages."""
+        return f"{self.app_label}.{self.given_name}"
 
     # ---- What it works with ----
 
@@ -111,7 +104,25 @@ class SchemaChange(BaseMigration):
 
     def derivation(self, db_alias: str) -> Derivation:
         """Return the derivation of the plan on a database."""
-        return _derived(self.file, db_alias)
+        raise NotImplementedError
+
+    def require_state(self, db_alias: str) -> None:
+        """Raise `ActionRefused` if the database is not yet, or no longer, in the state that the change expects."""
+
+    def require_revertible(self, db_alias: str) -> None:
+        """Raise `Refused` if something needs the new definition."""
+
+    def statements(self, db_alias: str) -> str:
+        """Return the statements that alter the new table, for operators."""
+        plan = self.derivation(db_alias).required_plan()
+        return "\n".join(each % {"table": plan.table} for each in (plan.definition, *plan.statements) if each)
+
+    def get_details_before_begin(self, db_alias: str) -> Sequence[Detail]:
+        """Return the facts about a change that has not begun. Change nothing."""
+        return ()
+
+    def record(self, db_alias: str, *, is_applied: bool) -> None:
+        """Record outside the ledger that the new table is in use, or no longer, in the transaction of the swap."""
 
     def swap(self, db_alias: str) -> TableSwap:
         """Return the statements for the tables."""
@@ -155,7 +166,7 @@ class SchemaChange(BaseMigration):
             stages.append(self.mapped(**settle))
         stages.append(self.once(self._make_ready, atomic=False, takes_context=True))
         if self.online.cutover == "manual":
-            question = f"Put the new table in the place of {self.app_label}.{self.file.name}'s old one?"
+            question = f"Put the new table in the place of {self.title}'s old one?"
             stages.append(self.wait(question, meanwhile=self._compare_again))
         stages.append(self.once(self._cut_over, atomic=False, takes_context=True))
         return stages
@@ -206,7 +217,7 @@ class SchemaChange(BaseMigration):
         """Raise `RefusedForReasons` if there is a reason against the change."""
         found = guard.refusals(self.derivation(db_alias), self.dialect(db_alias), db_alias)
         if found:
-            raise RefusedForReasons(f"{self.app_label}.{self.file.name}", found)
+            raise RefusedForReasons(self.title, found)
 
     def _copy(self, queryset: Any, db_alias: str) -> None:
         self._agreed_rows(db_alias).copy(queryset)
@@ -272,9 +283,7 @@ class SchemaChange(BaseMigration):
             back = self.back(db_alias).tables if self.online.reverse_sync else None
 
             def record() -> None:
-                recorder = MigrationRecorder(swap.connection)
-                if (self.app_label, self.file.name) not in recorder.applied_migrations():
-                    recorder.record_applied(self.app_label, self.file.name)
+                self.record(db_alias, is_applied=True)
                 ledger.record_swapped(db_alias, self.key, triggers=back.trigger_texts() if back else {})
 
             swap.swap(record, back)
@@ -299,14 +308,16 @@ class SchemaChange(BaseMigration):
             )
         self._require_few_differences(change)
         catalog = self.dialect(db_alias).catalog(db_alias)
-        altered = guard.alterations(catalog, change.table, TableDefinition.from_json(change.definition))
+        altered = guard.alterations(
+            catalog, change.table, TableDefinition.from_json(change.definition), change.triggers
+        )
         if altered:
-            raise RefusedForReasons(f"{self.app_label}.{self.file.name}", altered)
+            raise RefusedForReasons(self.title, altered)
         if change.verified_at is None or timezone.now() - change.verified_at > VERIFIED_FOR:
             raise Refused(
                 "online.not_verified",
                 f"The tables were compared at {change.verified_at or 'no time'}; allowed: within {VERIFIED_FOR}. "
-                f"Compare them: manage.py onlinemigration verify {self.app_label} {self.file.name}",
+                f"Compare them: manage.py onlinemigration verify {self.app_label} {self.given_name}",
             )
 
     def _settle_now(self, db_alias: str, back: TableSwap | None = None) -> None:
@@ -334,11 +345,10 @@ class SchemaChange(BaseMigration):
         connection, so that its next statement fails.
         """
         self._require_no_transaction(db_alias)
-        plan = self.derivation(db_alias).required_plan()
-        with self.dialect(db_alias).lock(db_alias).definition_lock(plan.tag) as is_taken:
+        with self.dialect(db_alias).lock(db_alias).definition_lock(tag_of(self.key)) as is_taken:
             if not is_taken or not context.is_current():
                 raise NotNow(f"Another worker is changing the definitions of {self.key}.")
-            self._require_agreement(ledger.get(db_alias, self.key), plan)
+            self._require_agreement(ledger.get(db_alias, self.key), self.derivation(db_alias).required_plan())
             yield
 
     def _agreed_rows(self, db_alias: str) -> RowSynchronizer:
@@ -362,7 +372,7 @@ class SchemaChange(BaseMigration):
             raise ActionRefused(f"{self.key} was reverted, and its new table is still there. Clean it up first.")
         if action == "launch" and change is None:
             self._require_no_transaction(db_alias)
-            self._require_state(db_alias)
+            self.require_state(db_alias)
             self._refuse(db_alias)
         if action == "proceed":
             try:
@@ -383,19 +393,10 @@ class SchemaChange(BaseMigration):
                 "atomic(), and in a view with non_atomic_requests.",
             )
 
-    def _require_state(self, db_alias: str) -> None:
-        """Raise `ActionRefused` unless exactly the migrations before this one are applied."""
-        applied = MigrationRecorder(self.swap(db_alias).connection).applied_migrations()
-        if (self.app_label, self.file.name) in applied:
-            raise ActionRefused(f"Schema migration {self.app_label}.{self.file.name} is applied already.")
-        missing = [f"{app}.{name}" for app, name in self.file.needed if (app, name) not in applied]
-        if missing:
-            raise ActionRefused(f"Apply {', '.join(missing)} first: manage.py migrate {self.app_label}")
-
     def get_details(self, db_alias: str) -> Sequence[Detail]:
-        change, derivation = ledger.get(db_alias, self.key), self.derivation(db_alias)
+        change = ledger.get(db_alias, self.key)
         if change is None:
-            return list(details.before_begin(derivation, _statements(self.file, db_alias)))
+            return self.get_details_before_begin(db_alias)
         swap = self.swap(db_alias)
         record = MigrationRecord.objects.using(db_alias).filter(key=self.key).first()
         stages = STAGES if self.online.cutover == "manual" else (*STAGES[:-2], STAGES[-1])
@@ -403,7 +404,7 @@ class SchemaChange(BaseMigration):
         if change.is_swapped:
             return list(details.after_swap(change, stage, swap, self.old_table_is_due_at(db_alias)))
         logged = self._logged_rows(db_alias) if "shadow" in change.steps else None
-        return list(details.before_swap(change, stage, swap, logged=logged, sql=_statements(self.file, db_alias)))
+        return list(details.before_swap(change, stage, swap, logged=logged, sql=self.statements(db_alias)))
 
     def get_actions(self, db_alias: str, status: Status | None) -> Sequence[MigrationAction]:
         change = ledger.get(db_alias, self.key)
@@ -411,7 +412,7 @@ class SchemaChange(BaseMigration):
             return ()
         if change.is_swapped:
             found = []
-            if change.reverted_at is None and self.derivation(db_alias).reverse is not None:
+            if change.reverted_at is None and self.derivation(db_alias).required_plan().reverse:
                 found.append(
                     MigrationAction(
                         name="revert",
@@ -467,13 +468,7 @@ class SchemaChange(BaseMigration):
         if not change.is_swapped or change.cleaned_at is not None:
             state = "has been cleaned up" if change.is_swapped else "has not swapped the tables"
             raise Refused("online.revert", f"{self.key} {state}, so there is nothing to revert.")
-        applied = MigrationRecorder(back.connection).applied_migrations()
-        if later := [f"{app}.{name}" for app, name in self.file.dependent if (app, name) in applied]:
-            raise Refused(
-                "online.revert",
-                f"Migrations that need {self.app_label}.{self.file.name} are applied: {', '.join(later)}. Reverse them "
-                f"first: manage.py migrate {self.app_label} {self.file.name}",
-            )
+        self.require_revertible(db_alias)
         with self._verb(db_alias):
             if not back.is_swapped():
                 back.recover()
@@ -486,7 +481,7 @@ class SchemaChange(BaseMigration):
                 self._settle_now(db_alias, back)
 
             def record() -> None:
-                MigrationRecorder(back.connection).record_unapplied(self.app_label, self.file.name)
+                self.record(db_alias, is_applied=False)
                 ledger.record_reverted(db_alias, self.key)
 
             back.swap(record)
@@ -539,6 +534,27 @@ class SchemaChange(BaseMigration):
                 ledger.record_verified(db_alias, self.key)
         return found
 
+    def copy_range(self, db_alias: str, start: Any = None, limit: Any = None) -> int:
+        """Copy the rows with keys greater than `start`, up to `limit`, in this process, and return their number.
+
+        Rows that the new table has are left as they are. The stages of the change copy the others, and compare all.
+        """
+        change = ledger.get(db_alias, self.key)
+        if change is None:
+            self.check_action("launch", db_alias)
+        elif change.is_swapped:
+            raise Refused("online.swapped", f"{self.key} has swapped the tables already.")
+        self._prepare(db_alias, StageContext(key=self.key, db_alias=db_alias, attempt_id="", stage=0))
+        rows, count = self._origin_rows(db_alias), 0
+        keyset = Keyset.of(rows.model)
+        last, end = (None if each is None else encode_key((each,)) for each in (start, limit))
+        while keys := list(keyset.rows(keyset.page(rows, last, end))[: self.online.max_batch_size]):
+            upper = encode_key(keys[-1])
+            with transaction.atomic(using=db_alias):
+                self._agreed_rows(db_alias).copy(keyset.page(rows, last, upper))
+            last, count = upper, count + len(keys)
+        return count
+
     def _parts(self, db_alias: str, last: list[Any] | None) -> Iterator[tuple[list[Any] | None, int]]:
         """Compare the rows after a key. Yield the last key of each part, or None, and how many rows differ in it."""
         rows = self._origin_rows(db_alias)
@@ -555,11 +571,71 @@ class SchemaChange(BaseMigration):
     @contextlib.contextmanager
     def _verb(self, db_alias: str) -> Iterator[None]:
         self._require_no_transaction(db_alias)
-        plan = self.derivation(db_alias).required_plan()
-        with self.dialect(db_alias).lock(db_alias).definition_lock(plan.tag) as is_taken:
+        with self.dialect(db_alias).lock(db_alias).definition_lock(tag_of(self.key)) as is_taken:
             if not is_taken:
                 raise ActionRefused(f"A worker is changing the definitions of {self.key}. Try again in a moment.")
             yield
+
+
+class SchemaChange(TableChange):
+    """The change by one Django migration, an `OnlineMigration`."""
+
+    def __init__(self, file: SchemaMigrationFile) -> None:
+        super().__init__(file.app_label, f"{file.name}.schema")
+        self.file = file
+        self.online = file.migration.online
+
+    @property
+    def description(self) -> str:
+        return f"Online change of the schema migration {self.title}"
+
+    @functools.cached_property
+    def source_hash(self) -> str:
+        # The statements depend on this package, too.
+        return hashlib.sha256(self.file.source + version("massmigration-schema").encode()).hexdigest()
+
+    @property
+    def given_name(self) -> str:
+        return self.file.name
+
+    @property
+    def source_path(self) -> Path | None:
+        return self.file.path
+
+    def derivation(self, db_alias: str) -> Derivation:
+        return _derived(self.file, db_alias)
+
+    def statements(self, db_alias: str) -> str:
+        return _statements(self.file, db_alias)
+
+    def get_details_before_begin(self, db_alias: str) -> Sequence[Detail]:
+        return list(details.before_begin(self.derivation(db_alias), self.statements(db_alias)))
+
+    def require_state(self, db_alias: str) -> None:
+        """Raise `ActionRefused` unless exactly the migrations before this one are applied."""
+        applied = MigrationRecorder(connections[db_alias]).applied_migrations()
+        if (self.app_label, self.file.name) in applied:
+            raise ActionRefused(f"Schema migration {self.title} is applied already.")
+        missing = [f"{app}.{name}" for app, name in self.file.needed if (app, name) not in applied]
+        if missing:
+            raise ActionRefused(f"Apply {', '.join(missing)} first: manage.py migrate {self.app_label}")
+
+    def require_revertible(self, db_alias: str) -> None:
+        """Raise `Refused` if migrations that need this one are applied."""
+        applied = MigrationRecorder(connections[db_alias]).applied_migrations()
+        if later := [f"{app}.{name}" for app, name in self.file.dependent if (app, name) in applied]:
+            raise Refused(
+                "online.revert",
+                f"Migrations that need {self.title} are applied: {', '.join(later)}. Reverse them first: manage.py "
+                f"migrate {self.app_label} {self.file.name}",
+            )
+
+    def record(self, db_alias: str, *, is_applied: bool) -> None:
+        recorder = MigrationRecorder(connections[db_alias])
+        if not is_applied:
+            recorder.record_unapplied(self.app_label, self.file.name)
+        elif (self.app_label, self.file.name) not in recorder.applied_migrations():
+            recorder.record_applied(self.app_label, self.file.name)
 
 
 def schema_changes() -> list[SchemaChange]:

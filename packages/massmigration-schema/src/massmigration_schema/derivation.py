@@ -27,8 +27,10 @@ from massmigration_schema.conversions import (
     type_of,
 )
 from massmigration_schema.exceptions import Refused, RefusedForReasons
+from massmigration_schema.options import Online
 from massmigration_schema.plan import ChangePlan, MappedColumn
 from massmigration_schema.states import without_children
+from massmigration_schema.transforms import compiled
 
 CHANGES: tuple[type[Operation], ...] = (
     migrations.AddConstraint,
@@ -50,7 +52,7 @@ OF_STATE: tuple[type[Operation], ...] = (migrations.AlterModelManagers, migratio
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Derivation:
-    """The part of a plan that follows from a migration without a database."""
+    """A plan, and what it was derived from: a Django migration, or clauses for a table without a model."""
 
     app_label: str
     name: str
@@ -60,12 +62,20 @@ class Derivation:
     plan: ChangePlan | None = None
     """None: the operations are refused."""
 
-    reverse: ChangePlan | None = None
-    """The plan from the new table back to the old one, if the old one is kept current after the swap."""
-
     refusals: list[Refused] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     changes_key_type: bool = False
+    after: ProjectState | None = None
+    """The state after the migration, without the models that refer to this one."""
+
+    has_model: bool = True
+    """Whether the states describe the table. Otherwise, their model has its key only."""
+
+    @property
+    def new_model(self) -> type[Model]:
+        """The model after the migration. It exists if there is a plan."""
+        assert self.after is not None
+        return self.after.apps.get_model(self.app_label, self.model_name)
 
     @property
     def old_model(self) -> type[Model]:
@@ -74,10 +84,11 @@ class Derivation:
 
     def reversed(self) -> Derivation:
         """Return the derivation of the way back. Raise `Refused` if there is none."""
-        if self.reverse is None:
+        reverse = self.required_plan().reverse
+        if reverse is None:
             name = f"{self.app_label}.{self.name}"
             raise Refused("online.revert", f"{name} cannot be reverted: it has no Online(reverse_sync=True).")
-        return dataclasses.replace(self, plan=self.reverse, reverse=self.plan)
+        return dataclasses.replace(self, plan=reverse)
 
     def required_plan(self) -> ChangePlan:
         """Return the plan. Raise `RefusedForReasons` if there is none."""
@@ -104,8 +115,8 @@ def derive(migration: Any, before: ProjectState, db_alias: str) -> Derivation:
     found = dataclasses.replace(found, refusals=refusals)
     if refusals:
         return found
-    is_reversible = getattr(migration, "online", None) is not None and migration.online.reverse_sync
-    return _Follower(dataclasses.replace(found, model_name=names.pop()), db_alias).followed(is_reversible)
+    online = getattr(migration, "online", None) or Online()
+    return _Follower(dataclasses.replace(found, model_name=names.pop()), db_alias, online).followed()
 
 
 def _refused_operations(operations: Sequence[Operation]) -> Iterator[Refused]:
@@ -126,8 +137,9 @@ def _model_of(operation: Any) -> str:
 class _Follower:
     """The path of each column through the operations, by its identity and not by its name."""
 
-    def __init__(self, found: Derivation, db_alias: str) -> None:
+    def __init__(self, found: Derivation, db_alias: str, online: Online) -> None:
         self._found = found
+        self._online = online
         self._connection = connections[db_alias]
         self._refusals: list[Refused] = []
         self._warnings: list[str] = []
@@ -136,7 +148,7 @@ class _Follower:
         self._many_to_many = {field.name for field in found.old_model._meta.local_many_to_many}
         self._state = without_children(found.before, found.app_label, found.model_name)
 
-    def followed(self, is_reversible: bool) -> Derivation:
+    def followed(self) -> Derivation:
         """Return the derivation with its plan, refusals and warnings."""
         for operation in self._found.operations:
             before = self._fields()
@@ -144,17 +156,19 @@ class _Follower:
             operation.state_forwards(self._found.app_label, self._state)
             self._judge(operation, before, self._fields())
         self._check_model()
+        self._check_transforms()
         plan = self._plan()
-        reverse = self._reverse(plan) if is_reversible else None
+        if self._online.reverse_sync:
+            plan = dataclasses.replace(plan, back=self._back())
         self._warn_of_children()
         keys = self._keys
         return dataclasses.replace(
             self._found,
             plan=None if self._refusals else plan,
-            reverse=reverse,
             refusals=list(self._refusals),
             warnings=list(self._warnings),
             changes_key_type=any(type_of(one, self._connection) != type_of(new, self._connection) for one, new in keys),
+            after=self._state,
         )
 
     @property
@@ -215,7 +229,8 @@ class _Follower:
         elif old is not None:
             self._is_lossy |= may_reject(old, new, self._connection)
         is_new_key = _is_constrained(new) and (old is None or not _is_constrained(old) or _target(old) != _target(new))
-        if is_new_key and (old is not None or new.has_default()):
+        has_values = old is not None or new.has_default() or new.name in self._online.transforms
+        if is_new_key and has_values:
             self._refuse(
                 "online.new_foreign_key",
                 f"{type(operation).__name__} adds a foreign key to {new.name}, which has values already. An online "
@@ -236,6 +251,22 @@ class _Follower:
         ]
         if itself:
             self._refuse("online.self_reference", f"{', '.join(itself)} refers to the table itself: not supported yet.")
+
+    def _check_transforms(self) -> None:
+        """Refuse transforms of what is no column, or cannot get other values. Transformed rows may not fit."""
+        columns = {
+            field.name
+            for field in self._model._meta.local_concrete_fields
+            if not field.primary_key and not getattr(field, "generated", False)
+        }
+        for name in self._online.transforms:
+            self._is_lossy = True
+            if name not in columns:
+                self._refuse(
+                    "online.transform",
+                    f"The transform of {name!r} is for no field whose values can be given; the new "
+                    f"{self._model._meta.label} has {', '.join(sorted(columns))}.",
+                )
 
     def _warn_of_children(self) -> None:
         """Warn of the columns of other tables that keep their type, because a change alters one table."""
@@ -263,9 +294,7 @@ class _Follower:
     def _plan(self) -> ChangePlan:
         columns = [self._mapped(field) for field in self._model._meta.local_concrete_fields]
         return ChangePlan(
-            app_label=self._found.app_label,
-            name=self._found.name,
-            model_name=self._found.model_name,
+            key=f"{self._found.app_label}:{self._found.name}.schema",
             table=self._found.old_model._meta.db_table,
             old_key=tuple(str(old.column) for old, _ in self._keys),
             new_key=tuple(str(new.column) for _, new in self._keys),
@@ -274,13 +303,19 @@ class _Follower:
             operations=hashlib.sha256("\n".join(map(_text, self._found.operations)).encode()).hexdigest(),
         )
 
-    def _reverse(self, plan: ChangePlan) -> ChangePlan:
-        """Return the plan of the way back. Columns that the new table lacks get their default in new rows."""
+    def _back(self) -> tuple[MappedColumn, ...]:
+        """Return the columns of the way back. Those that the new table lacks get their default in new rows."""
         fields = self._model._meta.local_concrete_fields
         new = {self._sources[field.name].name: field for field in fields if field.name in self._sources}
         columns = []
         for old in self._found.old_model._meta.local_concrete_fields:
             name, kept = str(old.column), new.get(old.name)
+            if kept is not None and kept.name in self._online.transforms:
+                self._refuse(
+                    "online.revert",
+                    f"{kept.name} has a transform, so that its values cannot be written back to the old {old.name}. Do "
+                    "without reverse_sync, or give the values to a new field.",
+                )
             if getattr(old, "generated", False):
                 continue
             if kept is not None:
@@ -295,15 +330,15 @@ class _Follower:
                     f"{old.name} is removed, and is NOT NULL without a default: with reverse_sync, new rows would have "
                     "no value for it in the old table. Make it nullable first, or do without reverse_sync.",
                 )
-        return dataclasses.replace(
-            plan, old_key=plan.new_key, new_key=plan.old_key, columns=tuple(columns), is_lossy=True, is_reverse=True
-        )
+        return tuple(columns)
 
     def _mapped(self, field: AnyField) -> MappedColumn | None:
         """Return where the values of a column come from. None: from the database, by its default or expression."""
         if getattr(field, "generated", False):
             return None
         name, old = str(field.column), self._sources.get(field.name)
+        if field.name in self._online.transforms:
+            return self._transformed(field)
         if old is not None:
             literal = self._literal(field) if old.null and not field.null else ""
             bases = [base_type(each, self._connection) for each in (old, field)]
@@ -318,6 +353,26 @@ class _Follower:
         if not field.null:
             self._refuse("online.default", f"{field.name} is NOT NULL and has no default for the rows that exist.")
         return None
+
+    def _transformed(self, field: AnyField) -> MappedColumn:
+        editor: Any = self._connection.schema_editor()
+        is_new = field.name not in self._sources
+        if is_new and not field.null and not has_db_default(field) and editor.effective_default(field) is None:
+            self._refuse(
+                "online.default",
+                f"{field.name} is NOT NULL and has no default for the time before its transform is computed, when "
+                "`migrate` alters a small table. Give it one, with preserve_default=False.",
+            )
+        expression, refused = compiled(
+            field.name,
+            self._online.transforms[field.name],
+            self._found.old_model,
+            self._connection.alias,
+            lambda value: self._quoted(editor, value),
+        )
+        if refused is not None:
+            self._refusals.append(refused)
+        return MappedColumn(name=str(field.column), expression=expression, cast=base_type(field, self._connection))
 
     def _literal(self, field: AnyField) -> str:
         """Return the SQL of the value that Django gives to rows without one, or an empty string."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from django.template.defaultfilters import filesizeformat
 
@@ -40,15 +40,16 @@ def refusals(derivation: Derivation, dialect: SchemaDialect, db_alias: str) -> l
     if derivation.plan is not None:
         found += catalog.refusals_of(derivation)
         found += _taken(derivation, dialect, db_alias)
-    if any(each.code == "online.privileges" for each in found):
-        return found  # among what is missing may be what the comparison needs
+    # Without a privilege, there may be nothing to compare with.
+    if not derivation.has_model or any(each.code == "online.privileges" for each in found):
+        return found
     expected = catalog.expected(derivation.app_label, model, derivation.before)
     return [*found, *_drift(table, definition, expected)]
 
 
-def alterations(catalog: Catalog, table: str, before: TableDefinition) -> list[Refused]:
+def alterations(catalog: Catalog, table: str, before: TableDefinition, own_triggers: Collection[str]) -> list[Refused]:
     """Return the reasons why a table cannot be swapped any more, of which it had none when the change began."""
-    found, now = catalog.refusals(table), catalog.read(table)
+    found, now = catalog.refusals(table, own_triggers), catalog.read(table)
     if now is not None and (listed := differences(_alone(now), _alone(before))):
         found.append(
             Refused(

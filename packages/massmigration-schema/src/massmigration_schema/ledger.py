@@ -120,6 +120,12 @@ def forget(db_alias: str, key: str) -> None:
     OnlineChange.objects.using(db_alias).filter(key=key).delete()
 
 
+def keys(db_alias: str, beginning: str) -> list[str]:
+    """Return the keys of the changes that begin so."""
+    found = OnlineChange.objects.using(db_alias).filter(key__startswith=beginning).values_list("key", flat=True)
+    return list(found)
+
+
 def tags(db_alias: str) -> set[str]:
     """Return the tags of the changes that may have something in the database."""
     found = OnlineChange.objects.using(db_alias).filter(cleaned_at=None).values_list("tag", flat=True)

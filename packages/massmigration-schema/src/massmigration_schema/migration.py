@@ -14,6 +14,7 @@ from massmigration_schema.dialects.registry import SchemaDialect, schema_dialect
 from massmigration_schema.exceptions import RefusedForReasons
 from massmigration_schema.options import Online
 from massmigration_schema.strategy import are_small, is_direct
+from massmigration_schema.transforms import Values
 
 
 class OnlineMigration(migrations.Migration):
@@ -30,14 +31,31 @@ class OnlineMigration(migrations.Migration):
         """Apply the operations directly, or raise `GateClosed` and change nothing."""
         dialect = schema_dialect_of(schema_editor.connection.alias)
         if collect_sql or dialect is None:
-            return super().apply(project_state, schema_editor, collect_sql)
+            return self._altered(project_state, schema_editor, collect_sql)
         before = project_state.clone()
         self._require_direct(before, schema_editor.connection.alias, dialect)
 
         def call() -> ProjectState:
-            return super(OnlineMigration, self).apply(before.clone(), schema_editor)
+            return self._altered(before.clone(), schema_editor)
 
         return direct.alter(call, schema_editor, self._table(before), online=self.online, dialect=dialect)
+
+    def _altered(self, before: ProjectState, schema_editor: Any, collect_sql: bool = False) -> ProjectState:
+        """Apply the operations, and write the values of transforms, which the old columns give."""
+        transforms, db_alias = self.online.transforms, schema_editor.connection.alias
+        if not transforms:
+            return super().apply(before, schema_editor, collect_sql)
+        derivation = derive(self, before.clone(), db_alias)
+        refused = [each for each in derivation.refusals if each.code in ("online.models", "online.transform")]
+        if refused:
+            raise RefusedForReasons(f"{self.app_label}.{self.name}", refused)
+        if collect_sql:
+            schema_editor.collected_sql.append(f"-- After the operations, every row gets {', '.join(transforms)}.")
+            return super().apply(before, schema_editor, collect_sql)
+        values = Values.of(derivation.old_model, transforms, db_alias)
+        after = super().apply(before, schema_editor, collect_sql)
+        values.write(after.apps.get_model(self.app_label, derivation.model_name), db_alias)
+        return after
 
     def unapply(self, project_state: ProjectState, schema_editor: Any, collect_sql: bool = False) -> ProjectState:
         """Apply the reverse operations directly if the table is small, or raise `GateClosed` and change nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from massmigration.exceptions import BadMigrationFile
@@ -43,6 +43,9 @@ class Online:
     throttle: Sequence[Callable[[CompletedBatch], dt.timedelta | None]] = ()
     """Throttles of the copy, in addition to the setting's."""
 
+    transforms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values of fields that no operation gives: by the name of a new field, an expression over the old model."""
+
     max_differences: int = 100
     """The number of rows that the first verification may find to differ. They are repaired."""
 
@@ -77,6 +80,18 @@ class Online:
             raise BadMigrationFile(f"Online(nice={nice!r}); it must be a number, 0 or more.")
         if not isinstance(self.throttle, (list, tuple)) or not all(map(callable, self.throttle)):
             raise BadMigrationFile(f"Online(throttle={self.throttle!r}); it must be a list of callables.")
+        if not isinstance(self.transforms, dict) or not all(
+            isinstance(name, str) and hasattr(each, "resolve_expression") for name, each in self.transforms.items()
+        ):
+            raise BadMigrationFile(
+                f"Online(transforms={self.transforms!r}); it must be a dict of expressions, such as F() or Value(), by "
+                "the name of a field."
+            )
+        if self.transforms and self.strategy == "direct":
+            raise BadMigrationFile(
+                'Online(transforms=…, strategy="direct"): transforms write every row. Allowed with them: '
+                "strategy='auto', 'shadow'."
+            )
         for name in ("batch_duration", "lock_patience", "max_stall", "keep_old"):
             value: Any = getattr(self, name)
             if not isinstance(value, dt.timedelta) or value <= dt.timedelta(0):

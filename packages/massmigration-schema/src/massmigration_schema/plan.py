@@ -10,11 +10,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MappedColumn:
-    """A column of the new table and where its values come from: a column of the old table, or one value."""
+    """A column of the new table and where its values come from: the old table, or one value."""
 
     name: str
     source: str = ""
-    """The column of the old table. Empty: every row has the value `literal`."""
+    """The column of the old table. Without it and an `expression`, every row has the value `literal`."""
+
+    expression: str = ""
+    """SQL of the value instead of a column, in which `%(row)s` is the row of the old table with a period."""
 
     literal: str = ""
     """SQL of the value; with a `source`, of the value that replaces NULL. Empty: NULL stays NULL."""
@@ -25,11 +28,11 @@ class MappedColumn:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ChangePlan:
-    """The change of one table by one schema migration."""
+    """The change of one table by one migration."""
 
-    app_label: str
-    name: str
-    model_name: str
+    key: str
+    """The key of the mass migration that makes the change."""
+
     table: str
     old_key: tuple[str, ...]
     """The columns of the primary key in the old table."""
@@ -45,15 +48,40 @@ class ChangePlan:
     operations: str = ""
     """SHA-256 of the operations: some of them, such as indexes, are in no column."""
 
-    @property
-    def key(self) -> str:
-        """The key of the mass migration that makes the change."""
-        return f"{self.app_label}:{self.name}.schema"
+    back: tuple[MappedColumn, ...] | None = None
+    """The columns of the old table and their sources, if the old table is kept current after the swap."""
+
+    key_types: tuple[tuple[str | int, ...], ...] = ()
+    """The classes of Django's fields for the key and their arguments, if no model has them."""
+
+    definition: str = ""
+    """CREATE TABLE of the new table, in which `%(table)s` stands for it. Empty: it is a copy of the old table."""
+
+    statements: tuple[str, ...] = ()
+    """Statements that alter the new table, likewise, if no operations of Django do."""
+
+    is_original: bool = False
+    """Whether tables and triggers have the names of Django Online Migration, where names can be chosen."""
 
     @property
     def tag(self) -> str:
         """Six hexadecimal digits that stand for the change in the names of tables and triggers."""
-        return hashlib.sha1(self.key.encode()).hexdigest()[:6]  # a name, not a secret
+        return tag_of(self.key)
+
+    @property
+    def reverse(self) -> ChangePlan | None:
+        """The plan from the new table back to the old one, if there is one."""
+        if self.back is None:
+            return None
+        return dataclasses.replace(
+            self,
+            old_key=self.new_key,
+            new_key=self.old_key,
+            columns=self.back,
+            back=None,
+            is_lossy=True,
+            is_reverse=True,
+        )
 
     @property
     def log_key(self) -> list[str]:
@@ -77,6 +105,13 @@ class ChangePlan:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> ChangePlan:
         """Return the plan that `to_json` has written."""
-        columns = tuple(MappedColumn(**column) for column in stored["columns"])
-        keys = {name: tuple(stored[name]) for name in ("old_key", "new_key")}
-        return cls(**{**stored, **keys, "columns": columns})
+        lists = {name: stored[name] for name in ("columns", "back") if stored[name] is not None}
+        columns = {name: tuple(MappedColumn(**column) for column in each) for name, each in lists.items()}
+        texts = {name: tuple(stored[name]) for name in ("old_key", "new_key", "statements")}
+        types = tuple(tuple(each) for each in stored["key_types"])
+        return cls(**{**stored, **columns, **texts, "key_types": types})
+
+
+def tag_of(key: str) -> str:
+    """Return the tag of the change with this key."""
+    return hashlib.sha1(key.encode()).hexdigest()[:6]  # a name, not a secret

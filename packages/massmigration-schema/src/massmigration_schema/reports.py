@@ -12,14 +12,14 @@ from django.db.migrations.loader import MigrationLoader
 from massmigration.dialects import dialect_of
 from massmigration.exceptions import MigrationNotFound
 from massmigration.loader import store
-from massmigration_schema import guard, strategy
-from massmigration_schema.change import SchemaChange
+from massmigration_schema import guard, original, strategy
+from massmigration_schema.change import TableChange
 from massmigration_schema.costs import OperationCost
 from massmigration_schema.derivation import Derivation, derive
 from massmigration_schema.dialects.registry import schema_dialect_of
 from massmigration_schema.exceptions import Refused
-from massmigration_schema.migration import OnlineMigration
 from massmigration_schema.options import Online
+from massmigration_schema.table import OnlineTable
 
 DEFAULT = "default"
 
@@ -28,6 +28,7 @@ DEFAULT = "default"
 class PlanReport:
     """The effects of a schema migration on its table on one database."""
 
+    migration: Any
     derivation: Derivation
     costs: Sequence[OperationCost]
     refusals: Sequence[Refused]
@@ -69,18 +70,23 @@ class PlanReport:
         return "\n".join(lines)
 
 
-def find(app_label: str, name: str) -> SchemaChange:
-    """Return the change of a schema migration. Raise `MigrationNotFound` if it is not made online."""
-    keys = [key for key in store.by_key if key.startswith(f"{app_label}:{name}") and key.endswith(".schema")]
-    found = [store.by_key[key] for key in keys]
-    changes = [each for each in found if isinstance(each, SchemaChange)]
+def find(app_label: str, name: str, db_alias: str = DEFAULT) -> TableChange:
+    """Return the change of a table. Raise `MigrationNotFound` if there is no migration that makes it online."""
+    changes = _changes(app_label, name) or original.listed(app_label, name, db_alias)
     if len(changes) != 1:
-        listed = ", ".join(each.file.name for each in changes) or "none"
+        listed = ", ".join(each.given_name for each in changes) or "none"
         raise MigrationNotFound(
             f"App {app_label!r} has no single online migration {name!r}; found {listed}. Its base class must be "
-            "OnlineMigration."
+            "OnlineMigration or OnlineTable."
         )
     return changes[0]
+
+
+def _changes(app_label: str, name: str) -> list[TableChange]:
+    """Return the changes with a name that begins so, or the only one that has exactly this name."""
+    found = [each for each in store.all if isinstance(each, TableChange) and each.app_label == app_label]
+    exact = [each for each in found if each.given_name == name]
+    return exact or [each for each in found if each.given_name.startswith(name)]
 
 
 def plan(app_label: str, name: str, db_alias: str = DEFAULT) -> PlanReport:
@@ -95,10 +101,12 @@ def plan(app_label: str, name: str, db_alias: str = DEFAULT) -> PlanReport:
         title = connections[db_alias].display_name
         raise Refused("online.database", f"Tables on {title} cannot be changed online. `migrate` alters them directly.")
     refusals = guard.refusals(derivation, dialect, db_alias)
-    online = migration.online if isinstance(migration, OnlineMigration) else Online()
+    online = getattr(migration, "online", Online())
     is_known = derivation.plan is not None and not any(each.code == "online.table" for each in refusals)
-    is_direct, costs = strategy.is_direct(derivation, online, dialect, db_alias) if is_known else (False, [])
+    is_asked = is_known and derivation.has_model  # other tables are always copied
+    is_direct, costs = strategy.is_direct(derivation, online, dialect, db_alias) if is_asked else (False, [])
     return PlanReport(
+        migration=migration,
         derivation=derivation,
         costs=costs,
         refusals=refusals,
@@ -108,6 +116,10 @@ def plan(app_label: str, name: str, db_alias: str = DEFAULT) -> PlanReport:
 
 
 def _derivation(app_label: str, name: str, db_alias: str) -> tuple[Any, Derivation]:
+    tables = [each for each in _changes(app_label, name) if isinstance(each, OnlineTable)]
+    if len(tables) == 1:
+        tables[0].forget_trial(db_alias)
+        return tables[0], tables[0].derivation(db_alias)
     loader = MigrationLoader(None, ignore_no_migrations=True)
     try:
         migration = loader.get_migration_by_prefix(app_label, name)

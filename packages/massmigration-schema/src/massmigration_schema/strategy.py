@@ -29,4 +29,4 @@ def is_direct(
     if derivation.plan is None:
         return False, []
     found = dialect.costs(derivation, db_alias)
-    return online.strategy == "auto" and is_online(found), found
+    return online.strategy == "auto" and is_online(found) and not online.transforms, found

@@ -76,7 +76,7 @@ def test_the_plan_is_json(written, server_alias, capsys):
     assert found["migration"] == "testapp.0999_change"
     assert found["is_direct"]
     assert [each["cost"] for each in found["operations"]] == ["instant"]
-    assert {"name": "likes", "source": "", "literal": "7", "cast": ""} in found["plan"]["columns"]
+    assert {"name": "likes", "source": "", "expression": "", "literal": "7", "cast": ""} in found["plan"]["columns"]
     assert found["refusals"] == []
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from django.db import connections
@@ -12,7 +13,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model, QuerySet
 
 from massmigration.paging.querysets import where_sql
-from massmigration_schema.costs import steps
 from massmigration_schema.definition import TableDefinition
 from massmigration_schema.derivation import Derivation
 from massmigration_schema.exceptions import ConflictsLeft, Refused
@@ -99,12 +99,34 @@ class Catalog(Statements, ABC):
         """
 
     @abstractmethod
-    def refusals(self, table: str) -> list[Refused]:
-        """Return the reasons in the catalog why the table cannot be copied and swapped."""
+    def refusals(self, table: str, own_triggers: Collection[str] = ()) -> list[Refused]:
+        """Return the reasons in the catalog why the table cannot be copied and swapped.
+
+        `own_triggers`: the triggers of the change itself, if it has begun.
+        """
 
     def refusals_of(self, derivation: Derivation) -> list[Refused]:
         """Return the reasons in the catalog why the table cannot be changed in this way."""
-        return []
+        plan, found = derivation.required_plan(), []
+        types = {str(field.column): field.db_type(self.connection) for field in derivation.new_model._meta.fields}
+        for column in plan.columns:
+            sql = verbatim(column.expression % {"row": ""})
+            if sql and (error := self.error_of_expression(plan.table, sql, column.cast, str(types[column.name]))):
+                found.append(
+                    Refused(
+                        "online.transform",
+                        f"The transform for the column {column.name!r} cannot be computed by a trigger, because its "
+                        f"value depends on more than the row: {error}",
+                    )
+                )
+        return found
+
+    @abstractmethod
+    def error_of_expression(self, table: str, sql: str, cast: str, column_type: str) -> str:
+        """Return the server's error if an expression depends on more than the row, or an empty string.
+
+        An empty copy of the table gets a generated column with this expression, and is dropped.
+        """
 
     @abstractmethod
     def orphans(self) -> list[Orphan]:
@@ -198,6 +220,8 @@ class RowSynchronizer(Statements, ABC):
 
     def expression(self, column: MappedColumn, alias: str) -> str:
         """Return the value of a column for the row `alias` of the old table."""
+        if column.expression:
+            return self.converted(verbatim(column.expression % {"row": f"{alias}."}), column.cast)
         if not column.source:
             return verbatim(column.literal)
         value = self.converted(f"{alias}.{self.quote(column.source)}", column.cast)
@@ -250,6 +274,14 @@ class TableBuilder(Statements, ABC):
         """Make the new table with the new definition, without rows, and the change log."""
 
     @abstractmethod
+    def trial(self) -> contextlib.AbstractContextManager[None]:
+        """Make the new table under another name, and drop it at the end of the block. Change nothing else."""
+
+    @abstractmethod
+    def read_new(self) -> TableDefinition:
+        """Return the definition of the new table. Raise `Refused` if the operations have made it another one."""
+
+    @abstractmethod
     def create_triggers(self) -> None:
         """Make the triggers that write every change of the old table to the new one."""
 
@@ -258,16 +290,23 @@ class TableBuilder(Statements, ABC):
         """Make the log and the triggers of the way back, as a part of the swap."""
 
     @abstractmethod
-    def names_of_foreign_keys(self) -> dict[str, str]:
-        """Return the names of the old table's foreign keys, by column."""
+    def old_foreign_keys(self) -> Rows:
+        """Return column, name, referenced table and referenced column of the old table's foreign keys."""
 
     def foreign_keys(self) -> list[OwnForeignKey]:
         """Return the foreign keys of the new table, under the names that they have in the end."""
-        *_, last = steps(self.derivation)
-        model = last.after.apps.get_model(self.plan.app_label, self.plan.model_name)
+        old, columns = self.old_foreign_keys(), self.plan.columns
+        if not self.derivation.has_model:
+            new_names = {column.source: column.name for column in columns}
+            return [
+                OwnForeignKey(name=name, old_name=name, column=new_names[column], table=table, target=target)
+                for column, name, table, target in old
+                if column in new_names
+            ]
+        model = self.derivation.new_model
         editor: Any = self.connection.schema_editor()
-        before = self.names_of_foreign_keys()
-        sources = {column.name: column.source for column in self.plan.columns}
+        before = {column: name for column, name, *_ in old}
+        sources = {column.name: column.source for column in columns}
         found = []
         for field in constrained_foreign_keys(model):
             column = str(field.column)

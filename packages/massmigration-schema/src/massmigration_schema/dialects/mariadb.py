@@ -38,7 +38,10 @@ OF_TABLE = """
     AND EXISTS (SELECT 1 FROM information_schema.metadata_lock_info l WHERE l.thread_id = p.id
         AND l.table_schema = DATABASE() AND l.table_name = %s)
 """
-CHECK_FAILED = 4025
+OF_DATA = (
+    1918,  # a value that cannot be converted
+    4025,  # a check constraint
+)
 
 
 class MariaDBCatalog(BaseMySQLCatalog):
@@ -85,8 +88,9 @@ class MariaDBTables(BaseMySQLTables):
     """The tables and triggers of one change on MariaDB, where a trigger is replaced by one statement."""
 
     lock_class = MariaDBLock
+    catalog_class = MariaDBCatalog
     rows_class = MariaDBRows
-    data_errors = (*DATA_ERRORS, CHECK_FAILED)
+    data_errors = (*DATA_ERRORS, *OF_DATA)
 
     def create_triggers(self) -> None:
         self._replace(self.texts(is_lenient=True))

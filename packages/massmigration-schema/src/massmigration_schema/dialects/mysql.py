@@ -10,7 +10,6 @@ from typing import ClassVar
 from django.db import DatabaseError
 from django.db.models import CheckConstraint
 
-from massmigration_schema.costs import steps
 from massmigration_schema.derivation import Derivation
 from massmigration_schema.dialects.base import Rows
 from massmigration_schema.dialects.mysql_catalog import NEEDED, BaseMySQLCatalog
@@ -74,6 +73,9 @@ TRANSACTIONS = """
 """
 OF_DATA = (
     3140,  # invalid JSON
+    3141,  # in an argument, too
+    3143,  # an invalid path of JSON
+    3156,  # JSON that cannot be converted
     3751,  # a value of a functional index is too long
     3752,  # or out of range
     3819,  # a check constraint
@@ -105,9 +107,8 @@ class MySQLCatalog(BaseMySQLCatalog):
 
     def refusals_of(self, derivation: Derivation) -> list[Refused]:
         plan = derivation.required_plan()
-        *_, last = steps(derivation)
-        model = last.after.apps.get_model(derivation.app_label, derivation.model_name)
-        wanted = {each.name.lower() for each in model._meta.constraints if isinstance(each, CheckConstraint)}
+        constraints = derivation.new_model._meta.constraints
+        wanted = {each.name.lower() for each in constraints if isinstance(each, CheckConstraint)}
         places = {name: table for name, table in self.rows(PLACES_OF_CHECKS) if name.lower() in wanted}
         kept = sorted(name for name, table in places.items() if table == plan.table)
         made = MySQLNames(self.db_alias, plan)
@@ -116,7 +117,7 @@ class MySQLCatalog(BaseMySQLCatalog):
             for name, table in places.items()
             if table not in (plan.table, made.shadow_name, made.old_name)
         )
-        found = []
+        found = super().refusals_of(derivation)
         if kept:
             found.append(
                 Refused(
@@ -205,6 +206,7 @@ class MySQLTables(BaseMySQLTables):
     """
 
     lock_class = MySQLLock
+    catalog_class = MySQLCatalog
     rows_class = MySQLRows
     data_errors = (*DATA_ERRORS, *OF_DATA)
     lenient_beginning = f"SET {REASON} = NULL; "

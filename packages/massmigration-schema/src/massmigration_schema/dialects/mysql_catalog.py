@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from abc import abstractmethod
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from django.db import DatabaseError
 from django.db.models import Model
 
 from massmigration_schema.definition import ColumnDefinition, TableDefinition
-from massmigration_schema.dialects.base import Catalog, Orphan, constrained_foreign_keys
+from massmigration_schema.dialects.base import Catalog, Orphan, constrained_foreign_keys, verbatim
 from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.dialects.mysql_editor import OtherTableGuard, shadow_editor, without_checks
+from massmigration_schema.dialects.mysql_names import clone_name
 from massmigration_schema.exceptions import Refused
 from massmigration_schema.states import with_table
 
@@ -155,7 +156,7 @@ class BaseMySQLCatalog(Catalog):
 
     def expected(self, app_label: str, model: type[Model], state: Any) -> TableDefinition:
         table = model._meta.db_table
-        name = f"_mmc_{hashlib.sha1(table.encode()).hexdigest()[:12]}"  # a name, not a secret
+        name = clone_name(table)
         renamed = with_table(state, app_label, str(model._meta.model_name), name)
         clone = renamed.apps.get_model(app_label, model._meta.model_name)
         self.execute(f"DROP TABLE IF EXISTS {self.quote(name)}")
@@ -171,6 +172,23 @@ class BaseMySQLCatalog(Catalog):
         assert read is not None
         constraints = {checks.restored(each): text for each, text in read.constraints.items()}
         return self._with_foreign_keys(dataclasses.replace(read, constraints=constraints), model)
+
+    def error_of_expression(self, table: str, sql: str, cast: str, column_type: str) -> str:
+        clone = self.quote(clone_name(table))
+        self.execute(f"DROP TABLE IF EXISTS {clone}")
+        try:
+            self.execute(f"CREATE TABLE {clone} LIKE {self.quote(table)}")
+            for name, column in self._columns(table).items():
+                if column.identity:  # a generated column cannot use it, but a trigger can
+                    self.execute(f"ALTER TABLE {clone} MODIFY {self.quote(name)} {verbatim(column.type)} NOT NULL")
+            self.execute(
+                f"ALTER TABLE {clone} ADD COLUMN mm_value {verbatim(column_type)} GENERATED ALWAYS AS ({sql}) STORED"
+            )
+        except DatabaseError as error:
+            return str(error)
+        finally:
+            self.execute(f"DROP TABLE IF EXISTS {clone}")
+        return ""
 
     def _with_foreign_keys(self, found: TableDefinition, model: type[Model]) -> TableDefinition:
         """Return the definition with the model's foreign keys, and the indexes that the server makes for them."""
@@ -213,23 +231,16 @@ class BaseMySQLCatalog(Catalog):
         with without_checks(self.execute):
             self.execute(f"DROP TABLE IF EXISTS {self.quote(orphan.name)}")
 
-    def refusals(self, table: str) -> list[Refused]:
-        options = self.rows(OPTIONS, [table])
-        if not options:
+    def refusals(self, table: str, own_triggers: Collection[str] = ()) -> list[Refused]:
+        if not self.rows(OPTIONS, [table]):
             return [Refused("online.table", f"There is no table {table!r}. Apply the earlier migrations first.")]
-        engine, _, _, _, create_options, kind = options[0]
-        found = []
+        found = self.refusals_of_kind(table)
 
         def refuse(code: str, text: str) -> None:
-            found.append(Refused(code, f"Table {table!r} {text}, which an online change does not support yet."))
+            found.append(_unsupported(code, table, text))
 
-        if engine != "InnoDB":
-            refuse("online.engine", f"has the storage engine {engine}")
-        if "partitioned" in (create_options or ""):
-            refuse("online.partitioned", "is partitioned")
-        if kind == "SYSTEM VERSIONED":
-            refuse("online.versioned", "is system-versioned")
-        others = [name for name, _ in self.rows(TRIGGERS, [table]) if not name.startswith("mm_")]
+        triggers = [name for name, _ in self.rows(TRIGGERS, [table])]
+        others = [name for name in triggers if not name.startswith("mm_") and name not in own_triggers]
         if others:
             refuse("online.triggers_exist", f"has triggers ({', '.join(others)})")
         names = [*(name for _, name, _, _ in self.foreign_keys("k.table_name", table))]
@@ -251,6 +262,18 @@ class BaseMySQLCatalog(Catalog):
         if others := [name for (name,) in self.rows(FOREIGN, [table, table])]:
             refuse("online.dependents", f"has foreign keys from or to another database ({', '.join(others)})")
         return [*found, *self.server_refusals(table)]
+
+    def refusals_of_kind(self, table: str) -> list[Refused]:
+        """Return the reasons in the storage of a table that exists."""
+        engine, _, _, _, create_options, kind = self.rows(OPTIONS, [table])[0]
+        found = []
+        if engine != "InnoDB":
+            found.append(_unsupported("online.engine", table, f"has the storage engine {engine}"))
+        if "partitioned" in (create_options or ""):
+            found.append(_unsupported("online.partitioned", table, "is partitioned"))
+        if kind == "SYSTEM VERSIONED":
+            found.append(_unsupported("online.versioned", table, "is system-versioned"))
+        return found
 
     def size(self, table: str) -> int:
         sql = "SELECT data_length + index_length FROM information_schema.tables WHERE table_schema = DATABASE() "
@@ -299,6 +322,10 @@ class BaseMySQLCatalog(Catalog):
     @abstractmethod
     def privileges(self, table: str) -> set[str]:
         """Return the user's privileges for a table."""
+
+
+def _unsupported(code: str, table: str, text: str) -> Refused:
+    return Refused(code, f"Table {table!r} {text}, which an online change does not support yet.")
 
 
 def _options(engine: str, collation: str, comment: str, row_format: str, create: str, kind: str) -> dict[str, str]:

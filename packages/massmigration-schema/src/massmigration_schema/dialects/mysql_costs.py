@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from massmigration_schema.derivation import Derivation
 from massmigration_schema.dialects.base import Statements
 from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.dialects.mysql_editor import OtherTableGuard, shadow_editor
+from massmigration_schema.dialects.mysql_names import clone_name
 from massmigration_schema.states import with_table, without_children
 
 NOT_SUPPORTED = frozenset({1235, 1845, 1846})
@@ -30,7 +30,7 @@ class BaseMySQLTrial(Statements):
         super().__init__(db_alias)
         self._derivation = derivation
         self._table = derivation.old_model._meta.db_table
-        self._clone = f"_mmc_{hashlib.sha1(self._table.encode()).hexdigest()[:12]}"
+        self._clone = clone_name(self._table)
         self._tried: list[tuple[str, Cost]] = []
 
     def costs(self) -> list[OperationCost]:

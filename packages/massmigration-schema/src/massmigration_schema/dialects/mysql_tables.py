@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from massmigration_schema.costs import steps
+from massmigration_schema.definition import TableDefinition
 from massmigration_schema.derivation import Derivation
-from massmigration_schema.dialects.base import TableBuilder, same, verbatim
+from massmigration_schema.dialects.base import Rows, TableBuilder, same, verbatim
+from massmigration_schema.dialects.mysql_catalog import BaseMySQLCatalog
 from massmigration_schema.dialects.mysql_checks import CheckNames
 from massmigration_schema.dialects.mysql_editor import OtherTableGuard, shadow_editor, without_checks
 from massmigration_schema.dialects.mysql_lock import BaseMySQLLock
-from massmigration_schema.dialects.mysql_names import STRICT_EVENTS, MySQLNames
+from massmigration_schema.dialects.mysql_names import STRICT_EVENTS, MySQLNames, clone_name
 from massmigration_schema.dialects.mysql_rows import BaseMySQLRows
 from massmigration_schema.locks import LockLimits
 from massmigration_schema.states import with_table, without_children
 
-DATA_ERRORS = (1048, 1062, 1264, 1265, 1292, 1366, 1406, 1690)
-"""What a row that does not fit raises. Never 1205 and 1213, timeout and deadlock, which the application must see."""
+DATA_ERRORS = (1048, 1062, 1139, 1264, 1265, 1292, 1301, 1365, 1366, 1367, 1406, 1411, 1441, 1690)
+"""What a row raises that does not fit, or whose transform cannot be computed.
+
+Never 1205 and 1213, timeout and deadlock, which the application must see.
+"""
 
 REASON = "@mm_why"
 """The variable of a trigger that contains why a row does not fit."""
@@ -30,7 +36,8 @@ GONE = "DECLARE CONTINUE HANDLER FOR 1146 BEGIN END; "
 
 
 OWN_FOREIGN_KEYS = """
-    SELECT constraint_name, column_name FROM information_schema.key_column_usage
+    SELECT column_name, constraint_name, referenced_table_name, referenced_column_name
+    FROM information_schema.key_column_usage
     WHERE table_schema = DATABASE() AND table_name = %s AND referenced_table_name IS NOT NULL
 """
 COLUMN_TYPES = """
@@ -47,7 +54,9 @@ FIRST_COLUMNS = """
 class BaseMySQLTables(TableBuilder):
     """The tables and triggers of one change on MySQL and MariaDB."""
 
+    names: MySQLNames
     lock_class: ClassVar[type[BaseMySQLLock]]
+    catalog_class: ClassVar[type[BaseMySQLCatalog]]
     rows_class: ClassVar[type[BaseMySQLRows]]
     data_errors: ClassVar[tuple[int, ...]] = DATA_ERRORS
     lenient_beginning: ClassVar[str] = ""
@@ -56,6 +65,7 @@ class BaseMySQLTables(TableBuilder):
     def __init__(self, db_alias: str, derivation: Derivation, limits: LockLimits) -> None:
         super().__init__(db_alias, derivation, limits)
         self.lock = self.lock_class(db_alias)
+        self.catalog = self.catalog_class(db_alias)
         self.names = MySQLNames(db_alias, self.plan)
         self.triggered = self.names.origin
         """The table that the triggers are made on."""
@@ -66,17 +76,44 @@ class BaseMySQLTables(TableBuilder):
 
     def build(self) -> None:
         """Make the tables. Nothing of it is transactional, so the tables of an earlier try are dropped first."""
+        self.execute(f"DROP TABLE IF EXISTS {self.names.shadow}")
+        self._create_log(self.names.origin_name)
+        self._create_new()
         names = self.names
-        self.execute(f"DROP TABLE IF EXISTS {names.shadow}")
-        self._create_log(names.origin_name)
-        self.execute(f"CREATE TABLE {names.shadow} LIKE {names.origin}")
+        self.require_same_collations(self._column_types(names.origin_name), self._column_types(names.shadow_name))
+        self._add_indexes_of_foreign_keys()
+
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        names, before = self.names, self.names.shadow_name
+        names.shadow_name = clone_name(names.origin_name)
+        names.shadow = self.quote(names.shadow_name)
+        try:
+            self.execute(f"DROP TABLE IF EXISTS {names.shadow}")
+            self._create_new()
+            yield
+        finally:
+            self.execute(f"DROP TABLE IF EXISTS {names.shadow}")
+            names.shadow_name, names.shadow = before, self.quote(before)
+
+    def read_new(self) -> TableDefinition:
+        if refusals := self.catalog.refusals_of_kind(self.names.shadow_name):
+            raise refusals[0]
+        found = self.catalog.read(self.names.shadow_name)
+        assert found is not None
+        return found
+
+    def _create_new(self) -> None:
+        names = self.names
+        like = f"CREATE TABLE {names.shadow} LIKE {names.origin}"
+        made = self.plan.definition % {"table": names.shadow.replace("%%", "%")}
+        with OtherTableGuard(self.connection, names.shadow_name):
+            self.execute(verbatim(made) or like)
         definition = self.rows(f"SHOW CREATE TABLE {names.origin}")[0][1]
         if found := re.search(r"\bAUTO_INCREMENT=(\d+)", definition):
             # Without it, the numbers of the newest rows would be used again if these were deleted.
             self.execute(f"ALTER TABLE {names.shadow} AUTO_INCREMENT = {found[1]}")
         self._run_operations()
-        self.require_same_collations(self._column_types(names.origin_name), self._column_types(names.shadow_name))
-        self._add_indexes_of_foreign_keys()
 
     def _create_log(self, table: str) -> None:
         """Make the log again, for the keys of a table."""
@@ -118,8 +155,8 @@ class BaseMySQLTables(TableBuilder):
         """Return the names of the check constraints of the new table."""
         return CheckNames()
 
-    def names_of_foreign_keys(self) -> dict[str, str]:
-        return {column: name for name, column in self.rows(OWN_FOREIGN_KEYS, [self.names.origin_name])}
+    def old_foreign_keys(self) -> Rows:
+        return self.rows(OWN_FOREIGN_KEYS, [self.names.origin_name])
 
     def _add_indexes_of_foreign_keys(self) -> None:
         """Make the indexes that the server would make for new foreign keys, while the table is empty."""

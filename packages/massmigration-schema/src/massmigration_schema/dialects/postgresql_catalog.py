@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models import Model
 
 from massmigration_schema.definition import ColumnDefinition, TableDefinition
@@ -241,6 +241,21 @@ class PostgreSQLCatalog(Catalog):
                 foreign_keys=keys,
             )
 
+    def error_of_expression(self, table: str, sql: str, cast: str, column_type: str) -> str:
+        schema = f"mm_check_{secrets.token_hex(4)}"
+        try:
+            with transaction.atomic(using=self.db_alias):
+                self.execute(f"CREATE SCHEMA {schema}")
+                self.execute(f"CREATE TABLE {schema}.copy (LIKE {self.quote(table)})")
+                self.execute(
+                    f"ALTER TABLE {schema}.copy ADD COLUMN mm_value {verbatim(column_type)} "
+                    f"GENERATED ALWAYS AS (({sql})::{verbatim(cast)}) STORED"
+                )
+                transaction.set_rollback(True, using=self.db_alias)
+        except DatabaseError as error:
+            return str(error)
+        return ""
+
     def _foreign_keys(self, model: type[Model]) -> Iterator[tuple[str, str]]:
         """Yield name and text of the foreign keys that the schema editor would create."""
         editor: Any = self.connection.schema_editor()
@@ -288,21 +303,26 @@ class PostgreSQLCatalog(Catalog):
         else:
             self.execute(f"DROP SCHEMA IF EXISTS {orphan.name} CASCADE")
 
-    def refusals(self, table: str) -> list[Refused]:
+    def refusals(self, table: str, own_triggers: Collection[str] = ()) -> list[Refused]:
         oid = self.oid(table)
         if oid is None:
             return [Refused("online.table", f"There is no table {table!r}. Apply the earlier migrations first.")]
-        found = []
-        for code, sql in KINDS.items():
-            text = self.value(sql, [oid] * sql.count("%s"))
-            if text is not None:
-                found.append(Refused(code, f"Table {table!r} {text}, which an online change does not support yet."))
+        found = self.refusals_of_kind(oid, table)
         lacking = [privilege for _, privilege in self.rows(PRIVILEGES, [oid])]
         if lacking:
             found.append(
                 Refused("online.privileges", f"The database user lacks {', '.join(lacking)}. Grant it, and try again.")
             )
         return found
+
+    def refusals_of_kind(self, oid: int, table: str) -> list[Refused]:
+        """Return the reasons in the properties of the table with this number."""
+        answers = {code: self.value(sql, [oid] * sql.count("%s")) for code, sql in KINDS.items()}
+        return [
+            Refused(code, f"Table {table!r} {text}, which an online change does not support yet.")
+            for code, text in answers.items()
+            if text is not None
+        ]
 
     def size(self, table: str) -> int:
         return int(self.value("SELECT pg_total_relation_size(%s::regclass)", [self.connection.ops.quote_name(table)]))

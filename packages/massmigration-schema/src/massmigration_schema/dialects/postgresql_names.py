@@ -25,18 +25,23 @@ class PostgreSQLNames(Statements):
         self.own_schema = f"{SHADOWS}{plan.tag}"
         """The schema of the logs and functions, in both directions."""
 
+        self.table = self.quote(plan.table)
         schemas = [self.own_schema, f"{OLD}{plan.tag}"]
-        self.shadow_schema, self.old_schema = reversed(schemas) if plan.is_reverse else schemas
+        shadow_schema, self.old_schema = reversed(schemas) if plan.is_reverse else schemas
         """The schemas of the table that will be in use, and of the one that was."""
 
-        self.table = self.quote(plan.table)
-        self.shadow = f"{self.shadow_schema}.{self.table}"
+        self.use_shadow_schema(shadow_schema)
         self.old = f"{self.old_schema}.{self.table}"
         self.log_name = "reverse_log" if plan.is_reverse else "change_log"
         self.log = f"{self.own_schema}.{self.log_name}"
         word = "back" if plan.is_reverse else "sync"
         self.function = f"{self.own_schema}.{word}"
         self.trigger = f"mm_{word}_{plan.tag}"
+
+    def use_shadow_schema(self, schema: str) -> None:
+        """Set the schema of the table that will be in use."""
+        self.shadow_schema = schema
+        self.shadow = f"{schema}.{self.table}"
 
     @functools.cached_property
     def schema(self) -> str:

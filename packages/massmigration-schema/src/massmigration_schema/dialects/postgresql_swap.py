@@ -125,7 +125,7 @@ class PostgreSQLSwap(TableSwap):
     def _drop_foreign_keys(self) -> None:
         """Drop the foreign keys of the table that is not used any more: its rows would keep others from going."""
         names = self._names
-        for name in self._tables.foreign_keys_of(names.old).values():
+        for _, name, *_ in self._tables.foreign_keys_of(names.old):
             drop = f"ALTER TABLE {names.old} DROP CONSTRAINT {self.quote(name)}"
             self._tables.patient(functools.partial(self.execute, drop))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from django.db import transaction
+
 from massmigration_schema.costs import steps
+from massmigration_schema.definition import TableDefinition
 from massmigration_schema.derivation import Derivation
-from massmigration_schema.dialects.base import TableBuilder, same, verbatim
+from massmigration_schema.dialects.base import Rows, TableBuilder, same, verbatim
 from massmigration_schema.dialects.postgresql_catalog import PostgreSQLCatalog
 from massmigration_schema.dialects.postgresql_lock import PostgreSQLLock
 from massmigration_schema.dialects.postgresql_names import PostgreSQLNames
@@ -52,13 +57,18 @@ COLUMN_TYPES = """
     WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
 """
 FOREIGN_KEYS = """
-    SELECT a.attname, k.conname FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid
-        AND a.attnum = k.conkey[1] WHERE k.conrelid = %s::regclass AND k.contype = 'f'
+    SELECT a.attname, k.conname, c.relname, b.attname FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+    JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = k.confkey[1]
+    WHERE k.conrelid = %s::regclass AND k.contype = 'f'
 """
 TRIGGERS = """
     SELECT t.tgname, pg_get_triggerdef(t.oid) || ' ' || t.tgenabled::text || ' ' || md5(p.prosrc) FROM pg_trigger t
     JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = to_regclass(%s) AND t.tgname LIKE %s ORDER BY 1
 """
+OF_NEW_TABLE = ("online.partitioned", "online.temporary", "online.inheritance")
+"""The refusals of a table that the clauses of its change can bring about."""
+
 ERRORS = "integrity_constraint_violation OR data_exception OR program_limit_exceeded"
 """What a row that does not fit raises. A value that is too long for an index exceeds a limit of the program."""
 
@@ -82,26 +92,55 @@ class PostgreSQLTables(TableBuilder):
 
         Except those to which the table's own foreign keys refer: for a moment, because the new table is empty.
         """
-        names = self.names
         if self.made():
             self.drop()
 
         def make() -> None:
-            self.execute(f"CREATE SCHEMA {names.shadow_schema}")
-            self.execute(
-                f"CREATE TABLE {names.shadow} "
-                f"(LIKE {names.origin} INCLUDING ALL EXCLUDING INDEXES EXCLUDING CONSTRAINTS)"
-            )
-            self._keep_sequence_types()
-            self._add_constraints_and_indexes()
-            self._keep_properties()
-            self._run_operations()
+            self._create_new()
+            names = self.names
             self.require_same_collations(self._column_types(names.origin), self._column_types(names.shadow))
             self._add_foreign_keys()
             self._refuse_other_tables()
             self._create_log()
 
         self.patient(make)
+
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        names, before = self.names, self.names.shadow_schema
+        try:
+            with transaction.atomic(using=self.db_alias):
+                names.use_shadow_schema(f"mm_check_{secrets.token_hex(4)}")
+                self._create_new()
+                self._refuse_other_tables()
+                yield
+                transaction.set_rollback(True, using=self.db_alias)
+        finally:
+            names.use_shadow_schema(before)
+
+    def read_new(self) -> TableDefinition:
+        oid = self.value("SELECT to_regclass(%s)::oid::bigint", [self.names.shadow.replace("%%", "%")])
+        if oid is None:
+            raise Refused("online.clause", "The table is gone after the clauses. It must keep its name and schema.")
+        refused = [each for each in self.catalog.refusals_of_kind(oid, self.plan.table) if each.code in OF_NEW_TABLE]
+        if refused:
+            raise refused[0]
+        return self.catalog.read_oid(int(oid))
+
+    def _create_new(self) -> None:
+        names, definition = self.names, self.plan.definition
+        self.execute(f"CREATE SCHEMA {names.shadow_schema}")
+        if definition:
+            self.execute(verbatim(definition % {"table": names.shadow.replace("%%", "%")}))
+        else:
+            self.execute(
+                f"CREATE TABLE {names.shadow} "
+                f"(LIKE {names.origin} INCLUDING ALL EXCLUDING INDEXES EXCLUDING CONSTRAINTS)"
+            )
+            self._keep_sequence_types()
+            self._add_constraints_and_indexes()
+        self._keep_properties()
+        self._run_operations()
 
     def sequences(self, table: str) -> list[tuple[str, str]]:
         """Return the columns of a table that have a sequence, and the sequences."""
@@ -148,10 +187,11 @@ class PostgreSQLTables(TableBuilder):
         self._keep_grants(origin, self.names.shadow)
         new = dict(self.sequences(self.names.shadow))
         for column, old in self.sequences(self.names.origin):
-            self._keep_grants(old, f"SEQUENCE {verbatim(new[column])}")
+            if column in new:
+                self._keep_grants(old, f"SEQUENCE {verbatim(new[column])}")
         for name, value in self.rows(OPTIONS, [origin]):
             self.execute(f"ALTER TABLE {self.names.shadow} SET ({verbatim(name)} = {verbatim(value)})")
-        for column, target in self.rows(STATISTICS, [origin]):
+        for column, target in () if self.plan.definition else self.rows(STATISTICS, [origin]):
             self.execute(f"ALTER TABLE {self.names.shadow} ALTER COLUMN {verbatim(column)} SET STATISTICS {target}")
         comment, tablespace, owner, me = self.rows(
             "SELECT quote_literal(obj_description(c.oid, 'pg_class')), quote_ident(s.spcname), "
@@ -185,12 +225,12 @@ class PostgreSQLTables(TableBuilder):
                 step.operation.database_forwards(derivation.app_label, editor, step.before, step.after)
         self.rows("SELECT set_config('search_path', %s, true)", [before])
 
-    def names_of_foreign_keys(self) -> dict[str, str]:
+    def old_foreign_keys(self) -> Rows:
         return self.foreign_keys_of(self.names.origin)
 
-    def foreign_keys_of(self, table: str) -> dict[str, str]:
-        """Return the names of a table's foreign keys, by column."""
-        return dict(self.rows(FOREIGN_KEYS, [table.replace("%%", "%")]))
+    def foreign_keys_of(self, table: str) -> Rows:
+        """Return column, name, referenced table and referenced column of a table's foreign keys."""
+        return self.rows(FOREIGN_KEYS, [table.replace("%%", "%")])
 
     def _add_foreign_keys(self) -> None:
         """Make those foreign keys that the operations have not made.
@@ -198,7 +238,7 @@ class PostgreSQLTables(TableBuilder):
         They are made at the end, because Django would make some of them again, and to drop one locks the other table
         against its readers.
         """
-        made = self.foreign_keys_of(self.names.shadow)
+        made = {column for column, *_ in self.foreign_keys_of(self.names.shadow)}
         for key in self.foreign_keys():
             if key.column not in made:
                 self.execute(

@@ -11,10 +11,11 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from massmigration import api
+from massmigration.loader import store
 from massmigration.management.base import MassMigrationCommand
 from massmigration.states import Status
 from massmigration_schema import orphans, reports
-from massmigration_schema.change import SchemaChange
+from massmigration_schema.change import TableChange
 from massmigration_schema.reports import PlanReport
 
 VERBS = {
@@ -65,15 +66,17 @@ class Command(MassMigrationCommand):
         if verb == "plan":
             self._show_plan(reports.plan(options["app_label"], options["name"], db_alias), options)
             return
-        change = reports.find(options["app_label"], options["name"])
+        change = reports.find(options["app_label"], options["name"], db_alias)
         if verb in GRAVE and options["interactive"]:
             self._confirm(change, verb)
-        getattr(self, f"_{verb}")(change, db_alias, options)
+        # The changes of Django Online Migration's files are found in the ledger, and not by the loader.
+        with store.registered(*() if change.key in store.by_key else (change,)):
+            getattr(self, f"_{verb}")(change, db_alias, options)
 
-    def _start(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+    def _start(self, change: TableChange, db_alias: str, options: dict[str, Any]) -> None:
         self._watch(change, db_alias, detach=options["detach"])
 
-    def _watch(self, change: SchemaChange, db_alias: str, *, detach: bool = False) -> None:
+    def _watch(self, change: TableChange, db_alias: str, *, detach: bool = False) -> None:
         """Run or watch the change until it ends or waits for the cutover."""
         try:
             call_command("massmigrate", change.app_label, change.name, database=db_alias, detach=detach)
@@ -82,22 +85,22 @@ class Command(MassMigrationCommand):
             if progress is None or progress.status is not Status.WAITING:
                 raise
             self.write(
-                f"{error}\nOr: manage.py onlinemigration cutover {change.app_label} {change.file.name} "
+                f"{error}\nOr: manage.py onlinemigration cutover {change.app_label} {change.given_name} "
                 f"--database {db_alias}"
             )
 
-    def _status(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+    def _status(self, change: TableChange, db_alias: str, options: dict[str, Any]) -> None:
         call_command(
             "massmigration", "status", change.app_label, change.name, database=db_alias, format=options["format"]
         )
 
-    def _verify(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+    def _verify(self, change: TableChange, db_alias: str, options: dict[str, Any]) -> None:
         found = change.verify(db_alias)
         self.write(f"{found} rows differed. Verify again." if found else "All rows are equal.")
         if found:
             sys.exit(1)
 
-    def _cutover(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+    def _cutover(self, change: TableChange, db_alias: str, options: dict[str, Any]) -> None:
         progress = api.status(change.key, db_alias)
         has_failed = progress is not None and progress.status is Status.FAILED
         # Somebody has approved a cutover that has failed: it is tried again.
@@ -105,16 +108,16 @@ class Command(MassMigrationCommand):
             api.proceed(change.key, db_alias)
         self._watch(change, db_alias)
 
-    def _revert(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+    def _revert(self, change: TableChange, db_alias: str, options: dict[str, Any]) -> None:
         self.write(change.revert(db_alias, self.actor))
 
-    def _cleanup(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+    def _cleanup(self, change: TableChange, db_alias: str, options: dict[str, Any]) -> None:
         due = change.old_table_is_due_at(db_alias)
         if timezone.now() < due and not options["force"] and not change.is_reverted(db_alias):
             raise CommandError(f"The old table is kept until {due:%Y-%m-%d %H:%M}. To drop it now, add --force.")
         self.write(change.clean_up(db_alias, self.actor))
 
-    def _abort(self, change: SchemaChange, db_alias: str, options: dict[str, Any]) -> None:
+    def _abort(self, change: TableChange, db_alias: str, options: dict[str, Any]) -> None:
         self.write(change.abort(db_alias, self.actor))
 
     @property
@@ -122,13 +125,13 @@ class Command(MassMigrationCommand):
         """The actor for the history."""
         return "command:onlinemigration"
 
-    def _confirm(self, change: SchemaChange, verb: str) -> None:
+    def _confirm(self, change: TableChange, verb: str) -> None:
         """Ask for the name of the migration, typed."""
         try:
-            answer = input(f"To {VERBS[verb]}, type {change.file.name}: ")
+            answer = input(f"To {VERBS[verb]}, type {change.given_name}: ")
         except EOFError:
             raise CommandError("Confirmation required, but there is no terminal. Nothing was changed.") from None
-        if answer.strip() != change.file.name:
+        if answer.strip() != change.given_name:
             raise CommandError("Nothing was changed.")
 
     def _show_orphans(self, options: dict[str, Any]) -> None:
