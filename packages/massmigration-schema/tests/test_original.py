@@ -262,18 +262,28 @@ def test_the_functions_work_on_postgresql(shop, project):
     example = {}
     exec(EXAMPLE, example)  # its own code
 
-    original.change_table(
-        shop.db_alias,
-        "campaign",
-        for_postgresql(example["DEST_TABLE_SQL"]),
-        [sql.replace("`", '"') for sql in example["DEST_INDEXES"]],
-        example["ORIGIN_COLUMNS"],
-        example["DEST_COLUMNS"],
-        renames=example["RENAMES"],
-        chunk_size=10,
-        throttle=0.0,
-    )
+    columns = example["ORIGIN_COLUMNS"], example["DEST_COLUMNS"]
+
+    def change():
+        original.change_table(
+            shop.db_alias,
+            "campaign",
+            for_postgresql(example["DEST_TABLE_SQL"]),
+            [sql.replace("`", '"') for sql in example["DEST_INDEXES"]],
+            *columns,
+            renames=example["RENAMES"],
+            chunk_size=10,
+            throttle=0.0,
+        )
+
+    change()
+    with pytest.raises(Refused, match="began with the columns") as raised:
+        original.restart_copy(shop.db_alias, "campaign", *columns)
+    assert raised.value.code == "online.columns"
     original.finish_migration(shop.db_alias, "campaign")
+    with pytest.raises(Refused, match="was changed in this way at") as raised:
+        change()
+    assert raised.value.code == "online.swapped"
 
     assert shop.execute("SELECT id, display_name, like_count FROM campaign") == [(1, "a", None)]
 

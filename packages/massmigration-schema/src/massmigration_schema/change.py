@@ -412,7 +412,8 @@ class TableChange(BaseMigration):
             return ()
         if change.is_swapped:
             found = []
-            if change.reverted_at is None and self.derivation(db_alias).required_plan().reverse:
+            plan = self.derivation(db_alias).plan
+            if change.reverted_at is None and plan is not None and plan.reverse is not None:
                 found.append(
                     MigrationAction(
                         name="revert",
