@@ -298,6 +298,21 @@ def test_another_storage_engine_is_refused(shop):
     assert error.code == "online.engine"
 
 
+@pytest.mark.parametrize("server_alias", ["mysql"], indirect=True)
+def test_a_check_constraint_that_would_lose_its_name_is_refused(shop, run):
+    shop.execute("CREATE TABLE shop_other (id int PRIMARY KEY, hits int CHECK (hits > 0))")
+    shop.execute("INSERT INTO shop_other VALUES (1, 2)")
+    before = shop.catalog.checks("shop_other")
+    _, applied = run(table="shop_other", alter=["ADD COLUMN x int NULL"], online=Online(cutover="auto"))
+    assert applied.status is Status.APPLIED, applied.last_error
+    assert shop.catalog.checks("shop_other") == before
+
+    shop.execute("ALTER TABLE shop_other ADD CONSTRAINT named CHECK (hits < 9)")
+
+    with pytest.raises(RefusedForReasons, match=r"has check constraints that the new table would have, too \(named\)"):
+        run(table="shop_other", alter=["ADD COLUMN y int NULL"], name="0006_other")
+
+
 @pytest.mark.parametrize("server_alias", ["postgresql"], indirect=True)
 def test_another_kind_of_table_is_refused(shop):
     assert refused(shop, alter=["SET UNLOGGED"]).code == "online.temporary"

@@ -109,6 +109,9 @@ class MySQLCatalog(BaseMySQLCatalog):
         plan = derivation.required_plan()
         constraints = derivation.new_model._meta.constraints
         wanted = {each.name.lower() for each in constraints if isinstance(each, CheckConstraint)}
+        if not derivation.has_model and not plan.definition:
+            # The server gives a copy's constraints new names, and renames them with the table if they are its own.
+            wanted = {name.lower() for name in self.checks(plan.table) if not name.startswith(f"{plan.table}_chk_")}
         places = {name: table for name, table in self.rows(PLACES_OF_CHECKS) if name.lower() in wanted}
         kept = sorted(name for name, table in places.items() if table == plan.table)
         made = MySQLNames(self.db_alias, plan)
