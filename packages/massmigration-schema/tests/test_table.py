@@ -6,6 +6,7 @@ from massmigration.loader import store
 from massmigration.states import Status
 from massmigration_schema import AddColumn, AddIndex, DropColumn, Online, OnlineTable, RenameColumn, ledger
 from massmigration_schema.exceptions import Refused, RefusedForReasons
+from testsupport.shop import executed
 from testsupport.threads import PATIENCE
 
 
@@ -108,6 +109,25 @@ def test_a_trial_leaves_nothing(shop):
     assert (shop.definition(), shop.catalog.orphans()) == before
 
 
+def test_the_details_of_a_change_that_has_not_begun_are_shown_without_a_trial(shop):
+    with executed(shop.db_alias) as statements:
+        found = {detail.label: detail.value for detail in table(alter=[LIKES]).get_details(shop.db_alias)}
+
+    assert found["Table"] == "campaign"
+    assert found["Statements, executed on the new table"].endswith(LIKES)
+    assert not [sql for sql in statements if not sql.startswith("SELECT")]
+
+
+def test_the_details_show_the_statements(shop, run):
+    shop.fill(1)
+    change, _ = run(alter=[LIKES])
+
+    found = {detail.label: detail.value for detail in change.get_details(shop.db_alias)}
+
+    assert found["Statements, executed on the new table"] == f"ALTER TABLE campaign {LIKES}"
+    assert found["Rows in the change log"] == 0
+
+
 def test_two_columns_swap_their_names_by_three_clauses(shop):
     found = columns(
         shop,
@@ -140,6 +160,7 @@ def test_a_rename_by_change_is_recognized(shop):
     [
         "RENAME COLUMN name TO description, RENAME COLUMN description TO name",
         "RENAME COLUMN name TO a, RENAME COLUMN post TO b",
+        "RENAME COLUMN name TO description, RENAME COLUMN description TO other",
         "RENAME COLUMN name TO display_name, DROP COLUMN post",
     ],
 )
