@@ -13,7 +13,7 @@ from massmigration.loader import store
 from massmigration.models import Event, FailedObject, MigrationRecord, ShardRecord
 from massmigration.states import Status
 from massmigration_schema import ledger
-from massmigration_schema.change import SchemaChange
+from massmigration_schema.change import STAGES, SchemaChange
 from massmigration_schema.exceptions import Refused, RefusedForReasons
 from testsupport.database_servers import DATABASE_SERVERS
 from testsupport.shop import Change
@@ -576,3 +576,11 @@ def test_a_change_is_not_offered_on_sqlite_and_checks_do_not_warn(shop):
     assert [message for message in checks.check_migration(change) if message.id == "massmigration.W005"] == []
     with pytest.raises(Refused, match="Tables of database 'default' cannot be changed online"):
         change.check_db_alias("default")
+
+
+@pytest.mark.parametrize(("cutover", "is_waiting"), [("manual", 1), ("auto", 0)])
+@pytest.mark.parametrize("server_alias", ["postgresql"], indirect=True)
+def test_every_stage_has_a_name(shop, cutover, is_waiting):
+    change = SchemaChange(ShopFile(shop.migration(LIKES, cutover=cutover), shop.state.clone()))
+
+    assert len(change.get_stages()) == len(STAGES) - 1 + is_waiting
