@@ -95,7 +95,7 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Kill, freeze and flood real workers for minutes."""
+    """Kill, freeze and flood real workers for minutes; `-- -k storm` for storms of MM_STORM_FAULTS faults."""
     install(session, *group("test"))
     pytest(session, "-n", "0", "-m", "chaos")
 

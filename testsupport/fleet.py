@@ -184,6 +184,10 @@ class ProcessFleet:
         """End the pauses in operations."""
         (self._folder / "hurry").touch()
 
+    def slow_down(self) -> None:
+        """Let operations pause again."""
+        (self._folder / "hurry").unlink(missing_ok=True)
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a management command in a process of its own, with the fleet's settings; return the finished process."""
         environ = {

@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from django.conf import settings
-from django.db import connections
+from django.db import close_old_connections, connections
 from django.db.backends.signals import connection_created
 
 from massmigration import api, conf
@@ -56,6 +56,7 @@ def work(order: dict[str, Any], *, parent: int) -> None:
         getattr(api, verb)(key, order["db_alias"], actor="code:worker")
     was_idle = True
     while not asked.wait(LOOK_EVERY) and os.getppid() == parent:
+        close_old_connections()  # an administrator may have ended the session
         worker.run_periodically(order["db_alias"])
         is_idle = pool.wait_until_idle(0)
         if is_idle != was_idle:

@@ -76,6 +76,15 @@ def fork_server() -> ForkServer:
     return ForkServer()
 
 
+def renew_fork_server() -> None:
+    """Let the next worker take the servers' URLs from the environment as it is now."""
+    if fork_server.cache_info().currsize:
+        server = fork_server()
+        server.stop()
+        atexit.unregister(server.stop)
+    fork_server.cache_clear()
+
+
 @dataclasses.dataclass(eq=False)
 class Worker:
     """A worker process."""
