@@ -13,6 +13,7 @@ PARTS = {
     "skew": "benchmarks.skew",
     "processes": "benchmarks.processes",
     "writer": "benchmarks.writer",
+    "site": "benchmarks.site",
     "queues": "benchmarks.queues",
     "cloudtasks": "benchmarks.cloudtasks",
     "launching": "benchmarks.launching",

@@ -18,6 +18,7 @@ DUMMY = "massmigration.backends.dummy.DummyBackend"
         ("BATCH_SIZE", 0, "a whole number, 1 or more"),
         ("BATCH_SIZE", True, "a whole number, 1 or more"),
         ("SHARDS", "8", "a whole number, 1 or more"),
+        ("PACE", "fast", "one of 'gentle', 'steady', 'full'"),
         ("LEASE", 60, "a timedelta above zero"),
         ("LEASE", dt.timedelta(), "a timedelta above zero"),
         ("BATCH_DURATION", dt.timedelta(seconds=-1), "a timedelta above zero"),

@@ -24,7 +24,7 @@ from django.utils.module_loading import import_string
 
 from massmigration.backends import handler
 from massmigration.backends.base import BaseBackend, problem_of_actions
-from massmigration.conf import PREFIX, BaseSettings, Settings, registered, settings
+from massmigration.conf import LEVELS, PREFIX, BaseSettings, Settings, registered, settings
 from massmigration.definitions import validation
 from massmigration.definitions.base import BaseMigration
 from massmigration.definitions.stages import is_share
@@ -322,6 +322,8 @@ def _core_setting_problem(name: str, value: Any) -> str | None:
     if name == "THROTTLE":
         is_list = isinstance(value, (list, tuple)) and all(map(_can_be_called, value))
         return "" if is_list else "a list of callables, or of dotted paths of callables"
+    if name == "PACE":
+        return "" if value in LEVELS else f"one of {', '.join(map(repr, LEVELS))}"
     if name == "TASK_QUEUE":
         return "" if value is None or isinstance(value, str) else "a string or None"
     return None

@@ -13,6 +13,9 @@ from django.conf import settings as django_settings
 
 PREFIX = "MASSMIGRATION_"
 
+LEVELS = ("gentle", "steady", "full")
+"""The levels of adaptive pace, from the slowest."""
+
 DJANGAE_BACKEND = "massmigration.backends.djangae.DjangaeBackend"
 """The path of the Djangae backend, which is that of django-mass-migration."""
 
@@ -102,6 +105,9 @@ class Settings(BaseSettings):
 
     THROTTLE: Sequence[Any] = ()
     """Throttles of all migrations, as callables or dotted paths. A migration's `throttle` adds more."""
+
+    PACE: str = "full"
+    """How much migrations give way to the site: `gentle`, `steady`, or `full`, which means not at all."""
 
     SHARDS: int = 8
     """Approximate number of shards that a stage is split into. On SQLite, there is always one."""

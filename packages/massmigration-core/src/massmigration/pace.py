@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from massmigration.conf import LEVELS
 from massmigration.exceptions import BadPace
 from massmigration.text import clean, duration, number
 
@@ -42,6 +43,12 @@ class Pace:
     throttles: bool = True
     """Whether the throttles of the migration and of the settings are called."""
 
+    level: str | None = None
+    """`gentle`, `steady` or `full`: how much the migration gives way to the site."""
+
+    steered_workers: int | None = None
+    """The maximum number of workers that adaptive pace has chosen; None: any number."""
+
     stop_at_rows: int | None = None
     """The number of processed rows at which the migration pauses by itself."""
 
@@ -71,6 +78,11 @@ class Pace:
         """Return the pace without the stop that was requested for a part of the run."""
         return dataclasses.replace(self, stop_at_rows=None, stop_at=None)
 
+    def limit_of_workers(self, at_most: int | None = None) -> int | None:
+        """Return the smallest limit of workers, also that of the level, `at_most`; None: there is none."""
+        limits = [limit for limit in (self.max_workers, self.steered_workers, at_most) if limit is not None]
+        return min(limits, default=None)
+
     @property
     def stops(self) -> bool:
         """Whether a stop was requested for a part of the run."""
@@ -89,9 +101,9 @@ NO_PACE = Pace()
 
 SETTABLE = (
     *("batch_duration", "max_batch_size", "max_rows_per_second", "max_workers"),
-    *("window", "throttles"),
+    *("window", "throttles", "level"),
 )
-"""The names that an operator sets. The others belong to a stop that was requested for a part of the run."""
+"""The names that an operator sets. The others belong to a requested stop and to adaptive pace."""
 
 
 def difference(old: Pace, new: Pace) -> str:
@@ -141,6 +153,7 @@ _ALLOWED = {
     "max_workers": "a number of at least 1; to stop all workers, pause the migration",
     "window": "two different times of the day, such as 22:00-06:00",
     "throttles": "on or off",
+    "level": f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}",
 }
 
 
@@ -186,6 +199,10 @@ def _switch(value: Any) -> bool | None:
     return value if isinstance(value, bool) else {"on": True, "off": False}.get(str(value))
 
 
+def _level(value: Any) -> str | None:
+    return value if value in LEVELS else None
+
+
 def _same(value: Any) -> Any:
     return value
 
@@ -197,6 +214,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "max_workers": _count,
     "window": _window,
     "throttles": _switch,
+    "level": _level,
 }
 _WRITERS: dict[str, Callable[[Any], Any]] = {
     "batch_duration": lambda value: value.total_seconds(),

@@ -349,6 +349,9 @@ class MapperMigration(BaseMigration):
     batch_duration: dt.timedelta | None = None
     """Target duration of a batch, and so of its row locks (default: the setting `MASSMIGRATION_BATCH_DURATION`)."""
 
+    pace: str | None = None
+    """`"gentle"`, `"steady"` or `"full"` (default: the setting `MASSMIGRATION_PACE`)."""
+
     max_batch_size: int | None = None
     """Maximum number of rows in a batch (default: the setting for batches of this kind)."""
 

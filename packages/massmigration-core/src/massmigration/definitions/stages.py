@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Deferrable, Field, FloatField, ForeignKey, JSONField, Model, QuerySet
 
+from massmigration.conf import LEVELS
 from massmigration.definitions import callables
 from massmigration.dialects import dialect_of
 from massmigration.dialects.base import ROUNDED
@@ -87,6 +88,9 @@ class StageOptions(CommonOptions):
     batch_duration: dt.timedelta | None = None
     """Target duration of a batch, and so of its row locks; None: `MASSMIGRATION_BATCH_DURATION`."""
 
+    pace: str | None = None
+    """How much the stage gives way to the site: `"gentle"`, `"steady"` or `"full"`; None: `MASSMIGRATION_PACE`."""
+
     max_batch_size: int | None = None
     """Maximum rows in a batch; None: `MASSMIGRATION_MAX_BATCH_SIZE`, or `MASSMIGRATION_MAX_SET_SIZE` for a set."""
 
@@ -117,6 +121,8 @@ class StageOptions(CommonOptions):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise BadMigrationFile(f"{name} = {value!r}; allowed: True, False.")
+        if self.pace not in (None, *LEVELS):
+            raise BadMigrationFile(f"pace = {self.pace!r}; allowed: {', '.join(map(repr, LEVELS))}, None.")
         if self.on_error not in ("stop", "continue"):
             raise BadMigrationFile(f"on_error = {self.on_error!r}; allowed: 'stop', 'continue'.")
         least_values = {

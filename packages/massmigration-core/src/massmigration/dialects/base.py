@@ -331,6 +331,10 @@ class Dialect(BatchWriter):
         """Return how many sessions wait for locks of these tables, or of rows in them."""
         return None
 
+    def blocked_sessions(self) -> int | None:
+        """Return how many sessions wait for locks of the present transaction, as far as the database can tell."""
+        return None
+
     def autovacuums(self, tables: Sequence[str]) -> list[bool] | None:
         """Return the running autovacuums of these tables, each as whether it prevents a wraparound."""
         return None

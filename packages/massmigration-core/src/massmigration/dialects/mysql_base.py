@@ -232,6 +232,11 @@ class BaseMySQLDialect(Dialect):
         names = {f"`{self.connection.settings_dict['NAME']}`.`{table}`" for table in tables}
         return sum(each.awaited_table in names for each in self._transactions())
 
+    def blocked_sessions(self) -> int:
+        # Of the whole server: what tells the sessions apart needs a privilege, or takes long.
+        ((_, count),) = self.rows("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")
+        return int(count)
+
     def _transactions(self) -> list[InnoDBTransaction]:
         """Return the open transactions of InnoDB."""
         # Not from information_schema.innodb_trx: it is not renewed while sessions read it more often than every 100 ms.

@@ -233,6 +233,14 @@ class PostgreSQLDialect(Dialect):
         )
         return int(count)
 
+    def blocked_sessions(self) -> int:
+        # The first session that waits for a row waits for the transaction that has locked it.
+        ((count,),) = self.rows(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted "
+            "AND transactionid = mod(txid_current_if_assigned(), 4294967296)::text::xid"
+        )
+        return int(count)
+
     def autovacuums(self, tables: Sequence[str]) -> list[bool]:
         found = self.rows(
             "SELECT query LIKE '%%(to prevent wraparound)%%' FROM pg_stat_progress_vacuum JOIN pg_stat_activity "

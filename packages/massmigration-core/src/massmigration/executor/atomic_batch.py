@@ -67,6 +67,9 @@ class AtomicBatchRunner:
         self.batch: Batch | None = None
         """The last batch that was fetched, or None."""
 
+        self.before_commit: Callable[[], None] | None = None
+        """Called in the transaction, after its last statement."""
+
         self._commit_duration: dt.timedelta | None = None
         self._commits_since = 0.0
         """The time at which the last COMMIT began, by the monotonic clock."""
@@ -117,6 +120,8 @@ class AtomicBatchRunner:
                 # Before the functions that the operation registers, which may take longer than the COMMIT.
                 transaction.on_commit(self._measure_commit, using=claim.job.db_alias)
                 yield fenced
+                if self.before_commit:
+                    self.before_commit()
                 self._commits_since = time.monotonic()
         except (DatabaseError, InterfaceError) as error:  # of constraints and triggers that are deferred to COMMIT
             if fenced is None or not fenced.has_ended:

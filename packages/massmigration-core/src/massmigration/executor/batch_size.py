@@ -26,6 +26,9 @@ MAX_FACTOR = 2
 TELLING_RATIO = 1.5
 """The minimum ratio of the sizes of two batches from which the fixed cost is calculated."""
 
+LEAST_DURATION = 0.025
+"""The shortest target duration, in seconds, to which adaptive pace reduces a longer one."""
+
 SHORTEST = 1e-6
 """The minimum duration of a batch in seconds, because two readings of the clock can be equal."""
 
@@ -79,6 +82,7 @@ class AdaptiveBatchSize:
         self.deadline = Deadline(self.clock, self._started)
         """The time at which the batch must stop processing rows."""
         self._is_under_way = False
+        self._share = 1.0
         self._last: tuple[int, float] | None = None
         """Rows and seconds of the last batch with a clearly different size than the batch before it."""
         self._fixed = 0.0
@@ -88,6 +92,12 @@ class AdaptiveBatchSize:
     def cap(self, rows: int) -> None:
         """Limit the next batch to this number of rows, but to no fewer than one."""
         self.size = max(min(self.size, rows), 1)
+
+    def take_share(self, share: float) -> None:
+        """Let the next batches take only this share of their target duration."""
+        if share < self._share:
+            self.cap(int(self.size * share / self._share))
+        self._share = share
 
     def start(self) -> None:
         """Record the start of a batch."""
@@ -165,7 +175,8 @@ class AdaptiveBatchSize:
 
     def _duration(self) -> float:
         duration: dt.timedelta = self._target or settings.BATCH_DURATION
-        return min(duration, self._dialect.max_batch_duration or duration).total_seconds()
+        seconds = min(duration, self._dialect.max_batch_duration or duration).total_seconds()
+        return max(seconds * self._share, min(seconds, LEAST_DURATION))
 
     def yield_write_lock(self) -> None:
         """Let other writers take the write lock between two batches, if the database needs it."""

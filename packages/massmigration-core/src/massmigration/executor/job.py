@@ -24,7 +24,7 @@ from massmigration.definitions.stages import MappedStage, Stage, StageContext
 from massmigration.dialects import dialect_of
 from massmigration.dialects.errors import is_conflict, is_transient
 from massmigration.exceptions import BadMigrationFile, InvalidTransition, MassMigrationError, MigrationNotFound, NotNow
-from massmigration.executor import planner
+from massmigration.executor import adaptive_pace, planner
 from massmigration.executor.atomic_batch import AtomicBatchRunner, DocumentBatchRunner
 from massmigration.executor.batch_size import AdaptiveBatchSize, max_size_of
 from massmigration.executor.completion import fail, finish
@@ -45,6 +45,7 @@ from massmigration.executor.work_stealing import steal
 from massmigration.jobs import Delivery, Job, JobKind
 from massmigration.loader import store
 from massmigration.models import MigrationRecord
+from massmigration.pace import Pace
 from massmigration.recorder import events, failures, records, shards, stops
 from massmigration.recorder.shards import Claim
 from massmigration.signals import migration_progressed
@@ -194,7 +195,7 @@ def _run_shard(
     """Claim the shard and process it, then parts of other shards. Return the continuation, if there is one."""
     job = job if job.ticket else dataclasses.replace(job, ticket=str(uuid.uuid4()))
     deadline = time.monotonic() + transport.job_duration().total_seconds()
-    claim = _claim(job)
+    claim = _claim(job, stages)
     while True:
         if claim is None:
             return _lost_claim(job, stages, transport)
@@ -203,7 +204,7 @@ def _run_shard(
         if outcome.end is BatchEnd.DONE or outcome.claim.cursor != claim.cursor:
             failures.clear_record_stall(job)
         if outcome.end is BatchEnd.DONE:
-            claim = _next_claim(outcome.claim, stages[job.stage], transport)
+            claim = _next_claim(outcome.claim, stages, transport)
             if claim is None:
                 finish(job, stages, transport)
                 return None
@@ -218,18 +219,19 @@ def _run_shard(
         if outcome.end is not BatchEnd.STOPPED:
             held = delay if outcome.end is BatchEnd.BUSY or delay is None else _piece(delay, transport)
             return _delivery(job.continued(), held, transport)
-        claim = _claim(job)
+        claim = _claim(job, stages)
 
 
-def _next_claim(claim: Claim, stage: Stage, transport: Transport) -> Claim | None:
+def _next_claim(claim: Claim, stages: Sequence[Stage], transport: Transport) -> Claim | None:
     """Return a claim of another shard after the claim's shard is done, or None.
 
     If the pace limits the workers, the jobs of other shards wait for this worker's place.
     """
-    job = claim.job
-    if claim.pace.max_workers and not transport.stop_requested():
+    job, stage = claim.job, stages[claim.job.stage]
+    limit = claim.pace.limit_of_workers(adaptive_pace.max_workers_of(stage, claim.pace))
+    if limit is not None and not transport.stop_requested():
         for waiting in shards.waiting_for_room(job):
-            found = _claim(waiting)
+            found = _claim(waiting, stages)
             if found is not None:
                 return found
     return steal(job, stage, transport, worker_name()) if shards.can_skip_locked(job.db_alias) else None
@@ -254,12 +256,17 @@ def _delivery(job: Job, delay: dt.timedelta | None, transport: Transport) -> Del
     return None if _is_too_long(delay, transport) else Delivery(job=job, delay=delay)
 
 
-def _claim(job: Job) -> Claim | None:
+def _at_most(job: Job, stages: Sequence[Stage]) -> int | None:
+    """Return how many workers the level of the run allows at the same time; None: any number."""
+    return adaptive_pace.max_workers_of(stages[job.stage], shards.read_run(job).pace)
+
+
+def _claim(job: Job, stages: Sequence[Stage]) -> Claim | None:
     """Claim the shard. Retry after a deadlock, and if a document database refuses simultaneous claims."""
     waits_for_locks = dialect_of(job.db_alias).waits_for_locks
     for attempt in range(1, CLAIM_TRIES + 1):
         try:
-            return shards.claim(job, worker_name())
+            return shards.claim(job, worker_name(), at_most=_at_most(job, stages))
         except DatabaseError as error:
             can_pass = is_conflict(error) or (is_transient(error) and not waits_for_locks)
             if attempt == CLAIM_TRIES or not can_pass:
@@ -280,7 +287,7 @@ def _lost_claim(job: Job, stages: Sequence[Stage], transport: Transport) -> Deli
     is enough: it is dropped if a later job has claimed the shard. If no other job exists after all, recovery sends one
     when the lease or the wait has expired.
     """
-    state = shards.shard_state(job)
+    state = shards.shard_state(job, at_most=_at_most(job, stages))
     if not state.is_running:
         return None
     if state.is_done:
@@ -315,7 +322,8 @@ def _work(
     job = claim.job
     try:
         pace = _pace(claim, stage)
-        runner = _LazyRunner(stage, pace, transport)
+        controller = adaptive_pace.controller_of(claim, stage)
+        runner = _LazyRunner(stage, pace, transport, controller)
         reporter = ProgressReporter()
         throttle = throttle_of(stage, claim)
         while True:
@@ -324,6 +332,8 @@ def _work(
             wait = throttle.before(claim, pace, transport.stop_requested) if throttle else NO_TIME
             if wait:
                 return Outcome(end=BatchEnd.MORE, claim=claim, wait=wait)
+            if controller:
+                pace.take_share(controller.share)
             started = time.monotonic()
             outcome = run_with_retries(runner, claim, pace, stage.idle_limit or settings.IDLE_LIMIT)
             rows = outcome.claim.processed - claim.processed
@@ -332,6 +342,8 @@ def _work(
             if outcome.end not in (BatchEnd.MORE, BatchEnd.DONE):
                 return outcome
             duration = dt.timedelta(seconds=time.monotonic() - started)
+            if controller:
+                controller.note(claim, rows, outcome.commit_duration)
             wait = throttle.after(claim, rows, duration, outcome.commit_duration) if throttle else NO_TIME
             if outcome.end is BatchEnd.DONE:
                 return outcome
@@ -340,6 +352,8 @@ def _work(
             left = wait and wait_for(wait, transport.stop_requested)
             if left:
                 return dataclasses.replace(outcome, wait=left)
+            if controller:
+                wait_for(controller.pause_after(duration), transport.stop_requested)
             if between_batches is not None:
                 between_batches(job.db_alias)
             pace.yield_write_lock()
@@ -371,15 +385,31 @@ def _pace(claim: Claim, stage: Stage) -> AdaptiveBatchSize:
         fixed_size=stage.batch_size and min(stage.batch_size, largest),
         first_size=stage.first_batch_size,
         is_set=bool(stage.operation_batch),
-        duration=given.batch_duration or stage.batch_duration,
+        duration=_duration(given, stage),
         max_growth=stage.max_batch_growth,
     )
+
+
+def _duration(pace: Pace, stage: MappedStage) -> dt.timedelta | None:
+    """Return the target duration of batches; None: that of the settings."""
+    found = pace.batch_duration or stage.batch_duration
+    level = adaptive_pace.level_of(stage, pace)
+    if level is None or level.max_duration is None or pace.batch_duration:
+        return found
+    return min(found or settings.BATCH_DURATION, level.max_duration)
 
 
 class _LazyRunner:
     """A batch runner that is created by the first batch, so that errors of the queryset count as the migration's."""
 
-    def __init__(self, stage: Stage, pace: AdaptiveBatchSize, transport: Transport) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        pace: AdaptiveBatchSize,
+        transport: Transport,
+        controller: adaptive_pace.LoadController | None,
+    ) -> None:
+        self._controller = controller
         self._stage = stage
         self._pace = pace
         self._transport = transport
@@ -395,6 +425,8 @@ class _LazyRunner:
         try:
             if self._runner is None:
                 self._runner = self._kind(claim)(self._stage, self._make_processor(claim), self._pace)
+                if self._controller and isinstance(self._runner, AtomicBatchRunner):
+                    self._runner.before_commit = partial(self._controller.look, claim.job.db_alias)
             return self._runner.run(claim)
         except OperationRaised as raised:
             return fail_batch(claim, raised.error)

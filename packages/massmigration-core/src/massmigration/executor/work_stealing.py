@@ -12,12 +12,13 @@ from massmigration import text
 from massmigration.definitions.stages import MappedStage, Stage
 from massmigration.dialects import dialect_of
 from massmigration.dialects.errors import is_transient
+from massmigration.executor.adaptive_pace import max_workers_of
 from massmigration.executor.throttle import sleep
 from massmigration.executor.transport import Transport
 from massmigration.jobs import Job
 from massmigration.paging.querysets import all_rows
 from massmigration.paging.sharding import key_at
-from massmigration.recorder import work_stealing
+from massmigration.recorder import shards, work_stealing
 from massmigration.recorder.shards import Claim
 from massmigration.recorder.work_stealing import Victim
 
@@ -83,6 +84,7 @@ class _ShardSplitter:
 
     def __init__(self, stage: MappedStage, job: Job) -> None:
         self._job = job
+        self._at_most = max_workers_of(stage, shards.read_run(job).pace)
         self._queryset = stage.rows(job.db_alias)
         self._keyset = stage.keyset(self._queryset.model)
 
@@ -98,7 +100,12 @@ class _ShardSplitter:
         if middle is None:
             return None
         return work_stealing.split(
-            self._job, victim, middle, worker=worker, is_ahead=lambda after: self._is_ahead(after, middle, victim)
+            self._job,
+            victim,
+            middle,
+            worker=worker,
+            is_ahead=lambda after: self._is_ahead(after, middle, victim),
+            at_most=self._at_most,
         )
 
     def _size(self, victim: Victim) -> int:

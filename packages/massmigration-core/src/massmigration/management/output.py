@@ -59,10 +59,10 @@ second, or null); seconds_left (or null); stalled_since (ISO 8601, or null), sta
 the work fails, in how many rounds, and the last error); throttled_until (ISO 8601, or null), throttled_by (the throttle
 that keeps workers from all shards); is_all_paused (whether everything is paused on the database); pace (an object with
 what operators have set while it runs: batch_duration in seconds, max_batch_size, max_rows_per_second, max_workers,
-window, throttles; stop_at_rows, stop_at of a requested stop; without a name: not set); question (what an operator must
-confirm; empty unless waiting), waiting_since (ISO 8601, or null); launched_by (the actor); launched_at, started_at,
-finished_at (ISO 8601, or null); last_error; has_code_changed (whether a worker runs another version of the file than
-the attempt started with).
+window, throttles, level; steered_workers of adaptive pace; stop_at_rows, stop_at of a requested stop; without a name:
+not set); question (what an operator must confirm; empty unless waiting), waiting_since (ISO 8601, or null); launched_by
+(the actor); launched_at, started_at, finished_at (ISO 8601, or null); last_error; has_code_changed (whether a worker
+runs another version of the file than the attempt started with).
 """
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from massmigration.conf import LEVELS
 from massmigration.pace import SETTABLE
 
 DEFAULT = "default"
@@ -18,6 +19,7 @@ _HELP = {
     "max_workers": ("N", "maximum number of shards that have a worker at the same time"),
     "window": ("START-END", "the only time of the day at which batches start, such as 22:00-06:00"),
     "throttles": ("on|off", "whether the throttles of the migration and of the settings are called"),
+    "level": ("|".join(LEVELS), "how much the migration gives way to the site"),
 }
 
 

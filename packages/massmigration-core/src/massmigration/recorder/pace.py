@@ -7,12 +7,14 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from massmigration.conf import settings
 from massmigration.dialects import engine_transaction
 from massmigration.dialects.times import DatabaseNow
 from massmigration.exceptions import InvalidTransition
+from massmigration.jobs import Job
 from massmigration.models import MigrationRecord, ShardRecord
 from massmigration.pace import Pace, difference
-from massmigration.recorder import events, records, stops
+from massmigration.recorder import events, records, stops, waits
 from massmigration.recorder.shards import LONG_AGO, retried_on_contention
 from massmigration.recorder.waits import OF_OPERATION
 from massmigration.states import Status
@@ -34,6 +36,34 @@ def stop_after(db_alias: str, key: str, rows: int | None, time: dt.timedelta | N
         return dataclasses.replace(pace, stop_at_rows=at_rows, stop_at=None if time is None else now + time)
 
     _change(db_alias, key, changed, actor=actor, verb="stop-after")
+
+
+def steer_workers(job: Job, change: str) -> bool:
+    """Let adaptive pace choose `fewer` or `more` workers: half of those that have a shard, or one more.
+
+    Return whether the number has changed. It is no operator's change, so it leaves no event.
+    """
+    with engine_transaction(job.db_alias):
+        mine = MigrationRecord.objects.using(job.db_alias).filter(
+            key=job.key, attempt_id=job.attempt_id, status=Status.RUNNING
+        )
+        found = mine.select_for_update().values_list("pace", flat=True).first()
+        if found is None:
+            return False
+        pace = Pace.of(found)
+        steered = _steered(pace.steered_workers, waits.active_workers(job).workers, change)
+        if steered == pace.steered_workers:
+            return False
+        new = dataclasses.replace(pace, steered_workers=steered)
+        return bool(mine.update(pace=new.as_json()))
+
+
+def _steered(present: int | None, workers: int, change: str) -> int | None:
+    if change == "fewer":
+        return max(workers // 2, 1)
+    if present is None:
+        return None
+    return present + 1 if present < settings.SHARDS else None
 
 
 @retried_on_contention

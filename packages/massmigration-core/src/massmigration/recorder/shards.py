@@ -211,8 +211,10 @@ def _shards(job: Job) -> Any:
     return ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, stage=job.stage, index=job.shard)
 
 
-def claim(job: Job, worker: str) -> Claim | None:
+def claim(job: Job, worker: str, *, at_most: int | None = None) -> Claim | None:
     """Take the shard's lease and write the job's ticket. Return None if that is not possible.
+
+    `at_most`: the maximum number of workers at the same time, in addition to that of the pace.
 
     It needs a lease that is free or expired, a row that no batch has locked, no unfinished wait of a throttle, no later
     job that has claimed the shard, and fewer workers than the pace allows. While everything is paused, it is refused.
@@ -221,15 +223,16 @@ def claim(job: Job, worker: str) -> Claim | None:
     run = read_run(job)
     if run.is_all_paused:
         return None
-    is_limited = run.pace.max_workers is not None
+    limit = run.pace.limit_of_workers(at_most)
+    is_limited = limit is not None
     # In a document database, the owner cannot write what this transaction has read.
     if dialect_of(job.db_alias).reads_block_writes:
-        if not _shards(job).filter(LEASE_FREE, is_done=False).exists() or is_full(job, run.pace):
+        if not _shards(job).filter(LEASE_FREE, is_done=False).exists() or is_full(job, limit):
             return None
         is_limited = False
     with engine_transaction(job.db_alias):
         # If the pace limits the workers, claims wait for each other. Of two that count at once, one would be too many.
-        if is_limited and (_mine(job).select_for_update().first() is None or is_full(job, run.pace)):
+        if is_limited and (_mine(job).select_for_update().first() is None or is_full(job, limit)):
             return None
         shard = skip_locked(_shards(job)).first()
         if shard is None:
@@ -258,13 +261,13 @@ def claim(job: Job, worker: str) -> Claim | None:
     return claim_of(job, shard, token, run.pace, has_waited=has_waited)
 
 
-def is_full(job: Job, pace: Pace) -> bool:
-    """Return whether as many workers as the pace allows hold a lease of other shards of the migration."""
-    if pace.max_workers is None:
+def is_full(job: Job, limit: int | None) -> bool:
+    """Return whether so many workers hold a lease of other shards of the migration. None: any number may."""
+    if limit is None:
         return False
     shards = ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, is_done=False)
     held = shards.filter(lease_until__gt=DatabaseNow()).exclude(stage=job.stage, index=job.shard)
-    return bool(held.order_by().count() >= pace.max_workers)
+    return bool(held.order_by().count() >= limit)
 
 
 def waiting_for_room(job: Job) -> list[Job]:
@@ -330,8 +333,8 @@ def read_again(claim: Claim) -> Claim | None:
     return claim_of(claim.job, shard, claim.token, claim.pace) if shard else None
 
 
-def shard_state(job: Job) -> ShardState:
-    """Return the state of a shard that could not be claimed."""
+def shard_state(job: Job, *, at_most: int | None = None) -> ShardState:
+    """Return the state of a shard that could not be claimed. `at_most`: as in `claim`."""
     run = read_run(job)
     shard = _shards(job).annotate(now=DatabaseNow()).first()
     if shard is None or str(shard.attempt_id) != job.attempt_id:
@@ -344,7 +347,7 @@ def shard_state(job: Job) -> ShardState:
         throttle_left=_left(shard.throttled_until, shard.now),
         throttled_until=shard.throttled_until,
         throttled_by=shard.throttled_by,
-        is_full=is_full(job, run.pace),
+        is_full=is_full(job, run.pace.limit_of_workers(at_most)),
     )
 
 

@@ -76,11 +76,18 @@ def prospects(job: Job) -> Prospects:
 
 
 def split(
-    job: Job, victim: Victim, middle: list[Any], *, worker: str, is_ahead: Callable[[list[Any] | None], bool]
+    job: Job,
+    victim: Victim,
+    middle: list[Any],
+    *,
+    worker: str,
+    is_ahead: Callable[[list[Any] | None], bool],
+    at_most: int | None = None,
 ) -> Claim | None:
     """Move the rows after `middle` from the victim to a new shard, and return a claim of the new shard.
 
     Return None if the shard has changed, the record is locked or has changed, or the stage has too many shards.
+    `at_most`: the maximum number of workers at the same time, in addition to that of the pace.
     `is_ahead`: returns whether a cursor is before the middle, because the owner has continued since the middle was
     chosen.
 
@@ -104,7 +111,7 @@ def split(
             return None
         job = shards.job_for(job, index, None)
         run = shards.read_run(job)
-        if not run.is_running or shards.is_full(job, run.pace):
+        if not run.is_running or shards.is_full(job, run.pace.limit_of_workers(at_most)):
             return None
         shortened = mine.filter(fence=shard.fence, lease_token=shard.lease_token).update(
             upper=middle, fence=F("fence") + 2

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils.translation import gettext, gettext_lazy
 
 from massmigration import api
+from massmigration.conf import LEVELS
 from massmigration.exceptions import MassMigrationError
 from massmigration.pace import SETTABLE, Pace, shown
 from massmigration.recorder import tables
@@ -29,9 +30,10 @@ LABELS = {
     "max_workers": gettext_lazy("Maximum workers at the same time"),
     "window": gettext_lazy("Only between these times, such as 22:00-06:00"),
     "throttles": gettext_lazy("Throttles"),
+    "level": gettext_lazy("How much it gives way to the site"),
 }
-CHOICES = {"throttles": ("on", "off")}
-"""The values of the fields that are not typed."""
+CHOICES = {"throttles": ("on", "off"), "level": ("", *LEVELS)}
+"""The values of the fields that are not typed; an empty one for the default."""
 
 PAUSE_ALL, RESUME_ALL = "pause-all", "resume-all"
 
