@@ -195,7 +195,7 @@ def _run_shard(
     """Claim the shard and process it, then parts of other shards. Return the continuation, if there is one."""
     job = job if job.ticket else dataclasses.replace(job, ticket=str(uuid.uuid4()))
     deadline = time.monotonic() + transport.job_duration().total_seconds()
-    claim = _claim(job, stages)
+    claim = _claim(job, _at_most(job, stages))
     while True:
         if claim is None:
             return _lost_claim(job, stages, transport)
@@ -219,7 +219,7 @@ def _run_shard(
         if outcome.end is not BatchEnd.STOPPED:
             held = delay if outcome.end is BatchEnd.BUSY or delay is None else _piece(delay, transport)
             return _delivery(job.continued(), held, transport)
-        claim = _claim(job, stages)
+        claim = _claim(job, _at_most(job, stages))
 
 
 def _next_claim(claim: Claim, stages: Sequence[Stage], transport: Transport) -> Claim | None:
@@ -231,7 +231,7 @@ def _next_claim(claim: Claim, stages: Sequence[Stage], transport: Transport) -> 
     limit = claim.pace.limit_of_workers(adaptive_pace.max_workers_of(stage, claim.pace))
     if limit is not None and not transport.stop_requested():
         for waiting in shards.waiting_for_room(job):
-            found = _claim(waiting, stages)
+            found = _claim(waiting, _at_most(job, stages))
             if found is not None:
                 return found
     return steal(job, stage, transport, worker_name()) if shards.can_skip_locked(job.db_alias) else None
@@ -261,12 +261,12 @@ def _at_most(job: Job, stages: Sequence[Stage]) -> int | None:
     return adaptive_pace.max_workers_of(stages[job.stage], shards.read_run(job).pace)
 
 
-def _claim(job: Job, stages: Sequence[Stage]) -> Claim | None:
+def _claim(job: Job, at_most: int | None = None) -> Claim | None:
     """Claim the shard. Retry after a deadlock, and if a document database refuses simultaneous claims."""
     waits_for_locks = dialect_of(job.db_alias).waits_for_locks
     for attempt in range(1, CLAIM_TRIES + 1):
         try:
-            return shards.claim(job, worker_name(), at_most=_at_most(job, stages))
+            return shards.claim(job, worker_name(), at_most)
         except DatabaseError as error:
             can_pass = is_conflict(error) or (is_transient(error) and not waits_for_locks)
             if attempt == CLAIM_TRIES or not can_pass:

@@ -211,7 +211,7 @@ def _shards(job: Job) -> Any:
     return ShardRecord.objects.using(job.db_alias).filter(record_id=job.key, stage=job.stage, index=job.shard)
 
 
-def claim(job: Job, worker: str, *, at_most: int | None = None) -> Claim | None:
+def claim(job: Job, worker: str, at_most: int | None = None) -> Claim | None:
     """Take the shard's lease and write the job's ticket. Return None if that is not possible.
 
     `at_most`: the maximum number of workers at the same time, in addition to that of the pace.
