@@ -80,7 +80,7 @@ def under_load(call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _write(first: int, last: int, has_ended: Any, answers: Any) -> None:
-    """Send `RATE` writes a second. A latency counts from the time at which a write is due, also if the site itself is late."""
+    """Send `RATE` writes a second. A latency counts from the time at which a write is due, however late the site is."""
     latencies: list[float] = []
     ready = threading.Barrier(CLIENTS + 1)
     begun: list[float] = []
