@@ -243,6 +243,7 @@ def test_more_keys_of_several_fields_than_a_condition_bears_are_done_once(db_ali
         update_fields = ["n"]
         on_error = "continue"
         max_failures = None
+        max_failure_rate = 1
         is_broken = True
 
         def get_queryset(self, db_alias):

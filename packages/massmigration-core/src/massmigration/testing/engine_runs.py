@@ -256,8 +256,8 @@ class Run:
 
     def forget(self) -> None:
         """Delete the records of earlier runs."""
-        for model in (FailedObject, ShardRecord):
-            model.objects.using(self.db_alias).filter(record_id=self.key).delete()
+        FailedObject.objects.using(self.db_alias).filter(record_id=self.key).delete()
+        ShardRecord.objects.using(self.db_alias).filter(record_id=self.key).delete()
         MigrationRecord.objects.using(self.db_alias).filter(key=self.key).delete()
         Event.objects.using(self.db_alias).filter(key=self.key).delete()
         record_cache.forget(self.key, self.db_alias)

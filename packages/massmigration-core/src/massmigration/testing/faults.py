@@ -12,6 +12,7 @@ from massmigration import api
 from massmigration.definitions.stages import MappedStage
 from massmigration.exceptions import InvalidTransition
 from massmigration.models import ShardRecord
+from massmigration.paging.querysets import all_rows
 from massmigration.states import Status
 from massmigration.testing.engine_runs import Call, Faults, Run, is_write, kind_of
 from massmigration.testing.rows import Values, insert
@@ -134,7 +135,7 @@ class ConcurrentEdit(Faults):
         if field is None or (model, pk) in self.edited or len(self.edited) >= 2 * MOST_INJECTED:
             return
         with run.bypassed():
-            row = model._base_manager.using(run.db_alias).filter(pk=pk)
+            row = all_rows(model, run.db_alias).filter(pk=pk)
             before = row.values_list(field.attname, flat=True).first()
             value = edited_value(field, before)
             if row.update(**{field.attname: value}):
@@ -166,7 +167,7 @@ class ConcurrentDelete(Faults):
         connection = connections[run.db_alias]
         try:
             with run.bypassed(), transaction.atomic(using=run.db_alias):
-                count = model._base_manager.using(run.db_alias).filter(pk=pk)._raw_delete(run.db_alias)
+                count = all_rows(model, run.db_alias).filter(pk=pk)._raw_delete(run.db_alias)
                 connection.check_constraints()
         except DatabaseError:  # other rows refer to it
             return

@@ -12,6 +12,8 @@ from django.apps import apps
 from django.db import connections, transaction
 from django.db.models import Field, Model
 
+from massmigration.paging.querysets import all_rows
+
 OWN = "massmigration"
 """The app whose tables contain the records of runs."""
 
@@ -152,10 +154,7 @@ def _created(
 def _read(db_alias: str, model: type[Model]) -> dict[Any, Values]:
     pk = _pk_name(model)
     names = [field.attname for field in columns_of(model)]
-    rows = model._base_manager.db_manager(db_alias).get_queryset()
-    if rows.query.where:  # the base manager may leave rows out
-        rows = type(rows)(model=model, using=db_alias)
-    return {values[pk]: values for values in rows.order_by("pk").values(*names)}
+    return {values[pk]: values for values in all_rows(model, db_alias).order_by("pk").values(*names)}
 
 
 def _pk_name(model: type[Model]) -> str:
@@ -171,7 +170,7 @@ def _delete(db_alias: str, model: type[Model]) -> None:
 
 def insert(db_alias: str, model: type[Model], rows: Iterable[Values]) -> None:
     """Insert rows exactly as they were read, without signals or `save()`."""
-    manager: Any = model._base_manager
+    rows_of_model: Any = all_rows(model, db_alias)
     objects = [SimpleNamespace(**values) for values in rows]
     for start in range(0, len(objects), PAGE):
-        manager._insert(objects[start : start + PAGE], fields=columns_of(model), raw=True, using=db_alias)
+        rows_of_model._insert(objects[start : start + PAGE], fields=columns_of(model), raw=True, using=db_alias)
