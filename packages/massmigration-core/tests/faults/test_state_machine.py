@@ -4,6 +4,8 @@ import contextlib
 
 import pytest
 from django.db.models import F, Sum
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from massmigration import api
 from massmigration.exceptions import MassMigrationError
@@ -13,11 +15,6 @@ from massmigration.states import Status
 from massmigration.testing.engine_runs import Faults, Killed, Run
 from testsupport.oracle import make_items
 from testsupport.testapp.models import Item
-
-pytest.importorskip("hypothesis", reason="Install the dependency group 'test'.")
-
-from hypothesis import HealthCheck, settings, strategies
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 ROWS = 14
 BATCH = 3
