@@ -52,6 +52,13 @@ def test_other_values_are_refused_with_what_is_allowed(name, value):
         Pace().with_changes({name: value})
 
 
+def test_a_new_level_begins_without_the_limit_of_workers_that_was_steered():
+    steered = Pace(level="steady", steered_workers=1)
+
+    assert steered.with_changes({"max_batch_size": 5}).steered_workers == 1
+    assert steered.with_changes({"level": "full"}) == Pace(level="full")
+
+
 @pytest.mark.parametrize("name", ["stop_at_rows", "speed"])
 def test_a_name_that_operators_do_not_set_is_refused(name):
     with pytest.raises(BadPace, match=f"Found the pace '{name}'; allowed: batch_duration"):

@@ -71,8 +71,14 @@ class Pace:
         return cls(**{name: _READERS.get(name, _same)(value) for name, value in found.items()})
 
     def with_changes(self, changes: Mapping[str, Any]) -> Pace:
-        """Return the pace with these values. Raise `BadPace` for a value that is not allowed."""
-        return dataclasses.replace(self, **{name: checked(name, value) for name, value in changes.items()})
+        """Return the pace with these values. Raise `BadPace` for a value that is not allowed.
+
+        A new level begins without the limit of workers that adaptive pace has chosen under the old one.
+        """
+        found = {name: checked(name, value) for name, value in changes.items()}
+        if "level" in found:
+            found["steered_workers"] = None
+        return dataclasses.replace(self, **found)
 
     def without_stop(self) -> Pace:
         """Return the pace without the stop that was requested for a part of the run."""
