@@ -198,9 +198,9 @@ class Shop:
         return re.sub(r"(?m)^(\\(un)?restrict |ALTER TABLE .* SET \(pg_attver=).*\n", "", done.stdout)
 
     def drop(self):
-        databases.close_leaked_connections(self.db_alias)
         if self.connection.in_atomic_block or not self.connection.is_usable():
             self.connection.close()
+        databases.close_leaked_connections(self.db_alias)
         if self.is_postgresql:
             self.execute("DROP TABLE IF EXISTS campaign, shop_note, shop_account, shop_other, shop_thing CASCADE")
             schemas = self.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'mm\\_%'")

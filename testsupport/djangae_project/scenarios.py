@@ -365,7 +365,10 @@ def register_waiting(busy=0):
 
 
 def recover():
-    MigrationRecord.objects.all().update(next_send_at=timezone.now() - datetime.timedelta(days=1))
+    long_ago = timezone.now() - datetime.timedelta(days=1)
+    for record in MigrationRecord.objects.all():
+        if record.next_send_at is not None:  # its job may be lost
+            MigrationRecord.objects.filter(pk=record.pk).update(next_send_at=long_ago)
     return api.recover()
 
 

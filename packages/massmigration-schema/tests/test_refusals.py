@@ -38,7 +38,7 @@ class Statement:
 
 
 def has_other_change(shop, monkeypatch):
-    plan = dataclasses.replace(shop.derive(LIKES).required_plan(), name="0001_other")
+    plan = dataclasses.replace(shop.derive(LIKES).required_plan(), key="shop:0001_other.schema")
     ledger.begin(shop.db_alias, plan, server_id="", definition={})
 
 

@@ -292,8 +292,8 @@ def test_a_name_that_would_break_pages_and_addresses_breaks_none(client, db_alia
     form = {"typed": key.strip(), "seen": f"{record.attempt_id} failed"}
     client.post(address("action", "forget", key, db_alias), form)
 
-    assert [response.status_code for response in responses] == [200] * 7
-    assert not any(b"<script>alert" in response.content for response in responses[:-3])
+    assert [response.status_code for response in responses] == [200] * (1 + len(VIEWS))
+    assert not any(b"<script>alert" in response.content for response in responses)
     assert not MigrationRecord.objects.exists()
 
 

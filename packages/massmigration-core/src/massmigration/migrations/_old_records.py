@@ -23,7 +23,13 @@ from massmigration.v03_records import V03Record, detail_of, fields_of
 MODEL = "migrationrecord"
 TABLE = f"massmigration_{MODEL}"
 ASIDE = "massmigration_old_records"
-NEW_TABLES = (TABLE, "massmigration_event", "massmigration_failedobject", "massmigration_shardrecord")
+NEW_TABLES = (
+    TABLE,
+    "massmigration_event",
+    "massmigration_failedobject",
+    "massmigration_shardrecord",
+    "massmigration_switch",
+)
 
 OLD_COLUMNS = frozenset({"key", "is_applied", "has_error"})
 NEW_COLUMN = "status"
