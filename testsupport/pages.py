@@ -84,6 +84,8 @@ ADDRESSES = {
     "failures-group-resolving": ("failures", FAILED),
     "failures-none": ("failures", RUNNING),
     "history": ("history", PAUSED),
+    "pace": ("pace", PAUSED),
+    "everything": ("everything", None),
     "confirm": ("delete", FAILED),
     "confirm-own": ("action", WAITING),
 }
@@ -108,5 +110,6 @@ def address_of(page: Any, site: str, name: str, db_alias: str = "default") -> No
     """Go to the page of this name in `PAGES`."""
     view, key = ADDRESSES[name]
     showcase.renew(db_alias)
-    arguments = [*(["compare"] if view == "action" else []), *([key, db_alias] if key else [])]
+    first = {"action": ["compare"], "everything": ["pause-all"]}.get(view, [])
+    arguments = [*first, *([key, db_alias] if key else [])]
     page.goto(site + reverse(f"massmigration_{view}", args=arguments) + QUERIES.get(name, ""))

@@ -198,6 +198,7 @@ class Shop:
         return re.sub(r"(?m)^(\\(un)?restrict |ALTER TABLE .* SET \(pg_attver=).*\n", "", done.stdout)
 
     def drop(self):
+        self.connection.ensure_connection()
         if self.connection.in_atomic_block or not self.connection.is_usable():
             self.connection.close()
         databases.close_leaked_connections(self.db_alias)

@@ -88,7 +88,7 @@ def test_what_has_ended_is_not_sent_again(cloud, db_alias):
 def test_what_is_not_allowed_is_told(cloud, db_alias):
     cloud.error = exceptions.PermissionDenied("cloudtasks.queues.pause")
 
-    with pytest.raises(BackendActionFailed, match=r"Could not pause the queue: this account may not"):
+    with pytest.raises(BackendActionFailed, match=r"Could not pause the queue: this account lacks a permission"):
         act("pause_queue", db_alias)
 
 
@@ -98,7 +98,7 @@ def test_the_health_of_an_account_that_may_do_little_says_so(cloud, db_alias):
     health = api.backend_health(KEY)
 
     assert (health.queued, health.problem) == (None, "")
-    assert health.details["tasks"] == "this account may not list them"
+    assert health.details["tasks"] == "this account lacks a permission list them"
 
 
 def test_the_health_of_a_service_that_is_away_is_a_problem(cloud, db_alias, monkeypatch):

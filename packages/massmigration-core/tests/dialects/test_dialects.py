@@ -382,6 +382,7 @@ class TestServer:
         # What the numbers are is in tests/throttling/test_load_of_servers.py, on servers that nobody else uses.
         tables = [Place._meta.db_table]
         found = [dialect.running_sessions(), dialect.lock_waiters(tables), dialect.share_of_dead_rows(tables)]
+        found.append(dialect.blocked_sessions())
 
         assert all(each is None or each >= 0 for each in found)
         assert (dialect.oldest_transaction() or dt.timedelta(0)) >= dt.timedelta(0)

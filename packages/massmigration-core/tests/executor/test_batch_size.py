@@ -12,6 +12,7 @@ from massmigration.executor import planner
 from massmigration.executor.batch_size import AdaptiveBatchSize
 from massmigration.jobs import Job, JobKind
 from massmigration.migrations import MapperMigration
+from massmigration.pace import NO_PACE
 from testsupport.clocks import Clock
 from testsupport.testapp.models import Item
 
@@ -278,11 +279,11 @@ class Stage(MapperMigration):
 def test_the_options_of_a_stage_reach_its_batches(server_alias, clock):
     (stage,) = Stage("testapp", "0001_x").get_stages()
     job = Job(kind=JobKind.SHARD, key="testapp:0001_x", db_alias=server_alias, attempt_id="")
-    pace = job_module._pace(types.SimpleNamespace(job=job, batch_size=400), stage)
+    pace = job_module._pace(types.SimpleNamespace(job=job, batch_size=400, pace=NO_PACE), stage)
 
     assert [batch(pace, clock, 0.001) for _ in range(2)] == [600, 700]
     assert batch(pace, clock, 1) < 350
-    assert job_module._pace(types.SimpleNamespace(job=job, batch_size=0), stage).size == 300
+    assert job_module._pace(types.SimpleNamespace(job=job, batch_size=0, pace=NO_PACE), stage).size == 300
 
 
 def test_the_largest_batch_of_a_stage_counts_for_its_shards(server_alias, settings, monkeypatch):
@@ -291,7 +292,7 @@ def test_the_largest_batch_of_a_stage_counts_for_its_shards(server_alias, settin
     counts = []
     transport = types.SimpleNamespace(split=lambda queryset, keyset, count: counts.append(count))
 
-    planner._cut(dataclasses.replace(stage, is_statement=True), server_alias, transport)
-    planner._cut(dataclasses.replace(stage, is_statement=True, max_batch_size=None), server_alias, transport)
+    planner._plan_of(dataclasses.replace(stage, is_statement=True), server_alias, transport)
+    planner._plan_of(dataclasses.replace(stage, is_statement=True, max_batch_size=None), server_alias, transport)
 
     assert counts == [4, 1]

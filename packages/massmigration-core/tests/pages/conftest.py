@@ -2,8 +2,10 @@
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connections
 from django.test import Client
 
+from testsupport import databases
 from testsupport.browser_fixtures import chromium, has_admin, site, visit  # noqa: F401 - fixtures
 from testsupport.factories import Slugs
 from testsupport.inline_migrations import register
@@ -15,6 +17,14 @@ def client(db_alias):
     client = Client()
     client.force_login(User.objects.create_superuser("ann"))
     return client
+
+
+@pytest.fixture
+def emptied(db_alias):
+    """Empty every database after the test, and not only that of the test."""
+    yield
+    for alias in connections:
+        databases.empty(alias)
 
 
 @pytest.fixture

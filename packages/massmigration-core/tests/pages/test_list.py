@@ -32,8 +32,8 @@ def test_the_list_has_few_queries_for_three_hundred_migrations_on_every_database
         ShardRecord.objects.using(alias).all().delete()
         MigrationRecord.objects.using(alias).all().delete()
 
-    # Records, shards and failed objects; on the default database also the session and the user.
-    assert counts == {alias: 5 if alias == "default" else 3 for alias in connections}
+    # The switch, records, shards and failed objects; on the default database also the session and the user.
+    assert counts == {alias: 6 if alias == "default" else 4 for alias in connections}
 
 
 @only_sqlite

@@ -94,6 +94,7 @@ def test_page_and_json_of_the_migration_show_the_pace_and_the_pause_of_everythin
     assert "by ben : an incident" in listed or "by ben: an incident" in listed
 
 
+@pytest.mark.usefixtures("emptied")
 def test_one_button_pauses_everything_and_one_resumes_it(client):
     page = get(client, "manage").content.decode()
     assert reverse("massmigration_everything", args=["pause-all"]) in page

@@ -221,6 +221,7 @@ def test_the_pace_is_changed_by_those_who_may_control(db_alias, name):
     assert response.status_code == (302 if may else refused(name))
 
 
+@pytest.mark.usefixtures("emptied")
 @pytest.mark.parametrize("name", USERS)
 def test_everything_is_paused_by_those_who_may_control(db_alias, name):
     response = client_of(name).post(reverse("massmigration_everything", args=["pause-all"]))

@@ -1,6 +1,7 @@
 """Rows that a model's managers leave out, even the base manager. They are migrated like others."""
 
 import re
+import uuid
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,7 @@ def test_a_hidden_object_is_migrated_on_the_spot(db_alias, books, monkeypatch, a
 def test_a_shard_of_hidden_rows_can_be_shared(db_alias, books):
     every(Book, db_alias).update(is_deleted=True)
     first, *_, last = values(Book, db_alias, "pk")
-    job = Job(kind=JobKind.SHARD, key="testapp:0001", db_alias=db_alias, attempt_id="", stage=0)
+    job = Job(kind=JobKind.SHARD, key="testapp:0001", db_alias=db_alias, attempt_id=str(uuid.uuid4()), stage=0)
     knife = work_stealing._ShardSplitter(Counting("testapp", "0001").get_stages()[0], job)
     victim = Victim(pk=0, after=None, upper=[last], batch_size=4)
 

@@ -259,6 +259,10 @@ class WaitStage(Stage):
                 "function."
             )
 
+    @property
+    def functions(self) -> Sequence[UserFunction]:
+        return [UserFunction(self.meanwhile, "meanwhile", ("db_alias",))] if self.meanwhile else []
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MappedStage(Stage, StageOptions):
