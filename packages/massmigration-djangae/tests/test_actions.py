@@ -98,7 +98,7 @@ def test_the_health_of_an_account_that_may_do_little_says_so(cloud, db_alias):
     health = api.backend_health(KEY)
 
     assert (health.queued, health.problem) == (None, "")
-    assert health.details["tasks"] == "this account lacks a permission list them"
+    assert health.details["tasks"] == "this account may not list them"
 
 
 def test_the_health_of_a_service_that_is_away_is_a_problem(cloud, db_alias, monkeypatch):
